@@ -1,0 +1,81 @@
+"""What a participant runs: load its own shard, train, reply with the allow-listed tensors."""
+
+import hashlib
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from smdl_flower import config, models, training
+from smdl_flower.data import Images, load_shard
+from smdl_flower.flower import records
+from smdl_flower.flower.provenance import code_sha256
+from smdl_flower.models import ModelSpec
+from smdl_flower.privacy.partition import partition
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the global model on this participant's shard for one round."""
+    run = config.parse(context.run_config)
+    shard = _shard(run, context)
+    model = _model(run, shard, message)
+    instruction = message.content.config_records[records.CONFIG]
+    loss = training.train(
+        model,
+        shard,
+        run.training,
+        learning_rate=float(instruction[records.LEARNING_RATE]),  # type: ignore[arg-type]
+        proximal_mu=float(instruction.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
+        generator=_generator(run.seed, instruction[records.SERVER_ROUND], context),
+    )
+    trained = models.to_weights(model)
+    return records.train_reply(
+        message,
+        partition(run.privacy, trained).select(trained),
+        {records.NUM_EXAMPLES: len(shard), records.TRAIN_LOSS: loss},
+        {
+            records.PARTITION_ID: f"{_participant(context):06d}",
+            records.CODE_SHA256: code_sha256(),
+        },
+    )
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the global model on this participant's shard."""
+    run = config.parse(context.run_config)
+    shard = _shard(run, context)
+    result = training.evaluate(_model(run, shard, message), shard)
+    metrics = MetricRecord(
+        {
+            records.NUM_EXAMPLES: len(shard),
+            "eval-accuracy": result.accuracy,
+            "eval-loss": result.loss,
+        }
+    )
+    return Message(RecordDict({records.METRICS: metrics}), reply_to=message)
+
+
+def _shard(run: config.RunConfig, context: Context) -> Images:
+    return load_shard(run.data, participant=_participant(context), seed=run.seed)
+
+
+def _model(run: config.RunConfig, shard: Images, message: Message) -> torch.nn.Module:
+    spec = ModelSpec(run.model, shard.pixels.shape[1], len(shard.classes), shard.pixels.shape[-1])
+    arrays = message.content.array_records[records.ARRAYS]
+    assert isinstance(arrays, ArrayRecord)  # noqa: S101 - for the type checker
+    return models.from_weights(spec, records.from_record(arrays))
+
+
+def _participant(context: Context) -> int:
+    return int(context.node_config["partition-id"])
+
+
+def _generator(seed: int, server_round: object, context: Context) -> torch.Generator:
+    """Order and augmentation depend on seed, round and participant only: a resumed run repeats."""
+    label = f"{seed}/{server_round}/{_participant(context)}".encode()
+    number = int.from_bytes(hashlib.sha256(label).digest()[:7], "big")
+    return torch.Generator().manual_seed(number)

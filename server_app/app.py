@@ -1,0 +1,67 @@
+"""What the owner's server runs: train with a Flower strategy, then fingerprint the result."""
+
+from pathlib import Path
+
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from smdl_flower import config, files, models, training
+from smdl_flower.data import Images, load_test
+from smdl_flower.flower import checkpoint, owner, records, strategies
+from smdl_flower.flower.run_folder import RunFolder, config_sha256
+from smdl_flower.flower.strategy import FingerprintStrategy, RoundRules
+from smdl_flower.models import ModelSpec
+from smdl_flower.privacy import partition
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the whole federation: rounds of training, then the fingerprint round."""
+    run = config.parse(context.run_config)
+    folder = RunFolder.from_environment(run.scenario, owner.home_path() / "runs")
+    with folder.recording_failure():
+        folder.write_resolved(context.run_config)
+        images = load_test(run.data)
+        spec = ModelSpec(
+            run.model, images.pixels.shape[1], len(images.classes), images.pixels.shape[-1]
+        )
+        issuer = owner.issuer(run, spec, images, folder)  # refuses before anybody trains
+        start = _starting_point(run, spec, folder, config_sha256(context.run_config))
+        inner = strategies.build(run)
+        checkpoint.restore_optimizer_state(inner, start.optimizer)
+        files.write_json(
+            folder.path / "privacy.json",
+            partition.report(run.privacy, partition.partition(run.privacy, start.model)),
+        )
+        rounds = run.federation.rounds
+        rules = RoundRules(
+            min_replies=run.federation.min_replies,
+            learning_rate=lambda r: training.scheduled_rate(run.training, r, rounds),
+            completed=start.round,
+        )
+        recorder = owner.RoundRecorder(folder, inner, config_sha256(context.run_config))
+        FingerprintStrategy(inner, issuer, rules=rules, observers=[recorder]).start(
+            grid,
+            records.to_record(start.model),
+            num_rounds=rounds,
+            timeout=run.federation.timeout,
+            evaluate_fn=lambda _, arrays: _evaluate(spec, images, arrays),
+        )
+
+
+def _starting_point(
+    run: config.RunConfig, spec: ModelSpec, folder: RunFolder, settings: str
+) -> checkpoint.Checkpoint:
+    if not run.federation.resume_from:
+        return checkpoint.Checkpoint(0, models.to_weights(models.build(spec, seed=run.seed)))
+    earlier = Path(run.federation.resume_from)
+    start = checkpoint.load(earlier, settings)
+    folder.copy_metrics(earlier, start.round)
+    return start
+
+
+def _evaluate(spec: ModelSpec, images: Images, arrays: ArrayRecord) -> MetricRecord:
+    result = training.evaluate(models.from_weights(spec, records.from_record(arrays)), images)
+    return MetricRecord({"accuracy": result.accuracy, "loss": result.loss})

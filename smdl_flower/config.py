@@ -1,0 +1,274 @@
+"""Scenario files and Flower run configs: flat, kebab-case keys <-> frozen, checked sections.
+
+Flower allows only flat scalars in a run config and reports any mistake as "Invalid run
+configuration". Here every wrong key and value is named. Defaults live in one place,
+``[tool.flwr.app.config]`` of pyproject.toml; a scenario overrides what it studies.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from smdl_flower.errors import ConfigError
+
+Scalar = str | int | float | bool
+FlatConfig = Mapping[str, Scalar]
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Section(BaseModel):
+    """Keys of a run config that belong together; frozen, with no key unknown and none missing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+
+class DataConfig(Section):
+    """Which images, and how they are dealt to the participants."""
+
+    source: str = Field(alias="data")
+    directory: str = Field(alias="data-dir")
+    image_size: int = Field(alias="image-size", ge=0, le=1024)
+    sharding: Literal["iid", "dirichlet"] = Field(alias="sharding")
+    dirichlet_alpha: Positive = Field(alias="dirichlet-alpha")
+    participants: int = Field(alias="num-participants", ge=1, le=10_000)
+
+
+class TrainingConfig(Section):
+    """One participant's local training in one round."""
+
+    epochs: Count = Field(alias="local-epochs")
+    batch_size: Count = Field(alias="batch-size")
+    learning_rate: Positive = Field(alias="learning-rate")
+    schedule: Literal["constant", "cosine"] = Field(alias="lr-schedule")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(alias="momentum")
+    weight_decay: NotNegative = Field(alias="weight-decay")
+    augment: Literal["none", "shift", "shift-flip"] = Field(alias="augment")
+
+
+class FederationConfig(Section):
+    """Rounds, the wrapped Flower strategy and what it needs."""
+
+    rounds: Count = Field(alias="num-server-rounds")
+    min_replies: Count = Field(alias="min-replies")
+    timeout: Positive = Field(alias="round-timeout")
+    fraction_train: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fraction-train")
+    fraction_evaluate: Fraction = Field(alias="fraction-evaluate")
+    strategy: str = Field(alias="strategy")
+    proximal_mu: NotNegative = Field(alias="proximal-mu")
+    server_learning_rate: Positive = Field(alias="server-learning-rate")
+    server_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(alias="server-momentum")
+    malicious_nodes: int = Field(alias="num-malicious-nodes", ge=0)
+    trim_fraction: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(alias="trim-fraction")
+    resume_from: str = Field(alias="resume-from")
+
+
+class FingerprintConfig(Section):
+    """The mark of the copies and the fidelity each must keep."""
+
+    where: Literal["server", "offline"] = Field(alias="fingerprint.where")
+    code_length: int = Field(alias="fingerprint.code-length", ge=32, le=8192)
+    strength: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fingerprint.strength")
+    max_accuracy_drop: Fraction = Field(alias="fingerprint.max-accuracy-drop")
+    demo_customers: int = Field(alias="demo-customers", ge=0, le=10_000)
+
+
+class PrivacyConfig(Section):
+    """What leaves a participant and how (the noise layer is not part of this version)."""
+
+    policy: Literal["full"] = Field(alias="privacy.policy")
+    channel: Literal["clear"] = Field(alias="privacy.channel")
+
+
+class RunConfig(Section):
+    """A whole run config, checked.
+
+    Example:
+        >>> config = parse(load_defaults(example_app_dir()))
+        >>> config.fingerprint.code_length
+        304
+        >>> parse({**load_defaults(example_app_dir()), "fingerprint.code-lenght": 304})
+        Traceback (most recent call last):
+        ...
+        smdl_flower.errors.ConfigError: fingerprint.code-lenght: unknown key; did you mean fingerprint.code-length?
+    """
+
+    scenario: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    seed: int = Field(ge=0, lt=2**32)
+    model: str = Field(min_length=1)
+    data: DataConfig
+    training: TrainingConfig
+    federation: FederationConfig
+    fingerprint: FingerprintConfig
+    privacy: PrivacyConfig
+
+
+_SECTIONS: dict[str, type[Section]] = {
+    "data": DataConfig,
+    "training": TrainingConfig,
+    "federation": FederationConfig,
+    "fingerprint": FingerprintConfig,
+    "privacy": PrivacyConfig,
+}
+_OWN_KEYS = ("scenario", "seed", "model")
+
+
+def known_keys() -> tuple[str, ...]:
+    """Return every key a run config may and must have, sorted."""
+    aliases = [f.alias or "" for s in _SECTIONS.values() for f in s.model_fields.values()]
+    return tuple(sorted([*_OWN_KEYS, *aliases]))
+
+
+def parse(flat: FlatConfig) -> RunConfig:
+    """Check a complete flat run config.
+
+    Raises:
+        ConfigError: With every unknown or missing key and every wrong value, one per line.
+    """
+    problems = _unknown_keys(flat)
+    nested: dict[str, Any] = {key: flat[key] for key in _OWN_KEYS if key in flat}
+    for name, section in _SECTIONS.items():
+        aliases = [field.alias or "" for field in section.model_fields.values()]
+        nested[name] = {alias: flat[alias] for alias in aliases if alias in flat}
+    try:
+        config = RunConfig.model_validate(nested)
+    except ValidationError as error:
+        problems += [_describe(detail) for detail in error.errors()]
+        raise ConfigError("\n".join(problems)) from None
+    problems += _contradictions(config)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def load_scenario(path: Path) -> dict[str, Scalar]:
+    """Read a scenario file: the flat overrides of one experiment.
+
+    Raises:
+        ConfigError: It is missing, no TOML, or holds a list (Flower allows scalars only).
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML ({error})") from None
+    return _flatten(document, str(path))
+
+
+def load_defaults(app_directory: Path) -> dict[str, Scalar]:
+    """Read ``[tool.flwr.app.config]`` of the Flower app in ``app_directory``."""
+    document = tomllib.loads((app_directory / "pyproject.toml").read_text(encoding="utf-8"))
+    return _flatten(document["tool"]["flwr"]["app"]["config"], "pyproject.toml")
+
+
+def find_app(start: Path) -> Path:
+    """Return the nearest directory at or above ``start`` that holds the Flower app.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for directory in (start.resolve(), *start.resolve().parents):
+        project = directory / "pyproject.toml"
+        if project.is_file() and "[tool.flwr.app.config]" in project.read_text(encoding="utf-8"):
+            return directory
+    raise ConfigError(
+        f"no pyproject.toml with [tool.flwr.app.config] in {start} or above; a scenario belongs "
+        "into a checkout of smdl-flower, next to server_app/ and client_app/"
+    )
+
+
+def example_app_dir() -> Path:
+    """Return the checkout this module lies in: the app whose defaults the examples use."""
+    return find_app(Path(__file__).parent)
+
+
+def merge(
+    defaults: FlatConfig, scenario: FlatConfig, assignments: tuple[str, ...] = ()
+) -> dict[str, Scalar]:
+    """Return defaults overridden by a scenario, then by ``key=value`` assignments.
+
+    Raises:
+        ConfigError: An assignment is not of the form ``key=value``.
+
+    Example:
+        >>> merge({"seed": 7, "model": "cnn"}, {"seed": 8}, ("model=resnet8",))
+        {'seed': 8, 'model': 'resnet8'}
+    """
+    return {**defaults, **scenario, **parse_assignments(assignments)}
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Scalar]:
+    """Parse ``key=value`` words; a value that is no TOML scalar is taken as text.
+
+    Raises:
+        ConfigError: A word is not of the form ``key=value``.
+    """
+    parsed: dict[str, Scalar] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {assignment}: expected key=value, for example seed=8")
+        parsed[key.strip()] = _scalar(text.strip())
+    return parsed
+
+
+def _scalar(text: str) -> Scalar:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, (str, int, float, bool)) else text
+
+
+def _flatten(table: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Scalar]:
+    flat: dict[str, Scalar] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, where, f"{prefix}{key}."))
+        elif isinstance(value, (str, int, float, bool)):
+            flat[prefix + key] = value
+        else:
+            raise ConfigError(
+                f"{where}: {prefix}{key} is a {type(value).__name__}; Flower run configs hold "
+                "text, numbers and true/false only"
+            )
+    return flat
+
+
+def _unknown_keys(flat: FlatConfig) -> list[str]:
+    problems = []
+    for key in flat:
+        if key not in known_keys():
+            close = difflib.get_close_matches(key, known_keys(), n=1)
+            hint = f"did you mean {close[0]}?" if close else "see docs/configuration.md"
+            problems.append(f"{key}: unknown key; {hint}")
+    return problems
+
+
+def _describe(detail: Any) -> str:
+    key = str(detail["loc"][-1])
+    if detail["type"] == "missing":
+        return f"{key}: missing; it needs a value in the scenario or in pyproject.toml"
+    expected = str(detail["msg"]).removeprefix("Input ").replace("should be", "expected")
+    return f"{key}: {detail['input']!r} is not allowed; {expected}"
+
+
+def _contradictions(config: RunConfig) -> list[str]:
+    federation, participants = config.federation, config.data.participants
+    problems = []
+    if federation.min_replies > max(1, int(participants * federation.fraction_train)):
+        problems.append(
+            f"min-replies: {federation.min_replies} is more than the participants asked each round "
+            f"({participants} x fraction-train {federation.fraction_train}); lower it"
+        )
+    if config.data.source == "imagefolder" and not config.data.directory:
+        problems.append("data-dir: needed with data = 'imagefolder'; say --set data-dir=PATH")
+    return problems

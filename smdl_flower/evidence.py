@@ -1,0 +1,144 @@
+"""What an examination found, as data, as JSON (smdl-verdict/1) and in words."""
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+FORMAT = "smdl-verdict/1"
+EXIT_NAMED, EXIT_NOBODY = 0, 10
+
+NOT_SHOWN = (
+    "who leaked: the evidence says that the copy issued to a customer took part in making the "
+    "suspect, also if it was stolen from that customer or merged with its consent",
+    "more than one examination: the bound holds for each suspect examined",
+    "anything, if the master key or a customer's key is known to somebody else",
+)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """The file that was examined."""
+
+    path: str
+    sha256: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One test that spoke against a customer.
+
+    Attributes:
+        evidence: ``carrier`` or ``payload``.
+        score: z of the carrier, or the payload's integer score.
+        log10_p: Bound on the chance that an innocent scores as much.
+        threshold: Largest log10 p that accuses.
+    """
+
+    evidence: Literal["carrier", "payload"]
+    score: float
+    log10_p: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Accusation:
+    """A customer who is named, the strongest witness first."""
+
+    customer: str
+    model_id: str
+    witnesses: tuple[Witness, ...]
+
+
+@dataclass(frozen=True)
+class PayloadReading:
+    """The bits as read, and how well the best codeword fits; named only if it accuses."""
+
+    bits: str
+    best_match: str | None
+    matching_bits: int
+    bit_error_rate: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one examination.
+
+    Attributes:
+        suspect: What was examined.
+        model_id: Base model that fits it best.
+        max_false_accusation: Bound on naming any innocent.
+        customers: Words compared, N.
+        hypotheses: Tests per word, K.
+        accused: May be empty; that is a result.
+        payload: Of the best fitting base model.
+        alignment: How the suspect was aligned.
+        highest_unnamed_score: Largest carrier score of a customer who is not named.
+        remarks: What else a reader should know.
+    """
+
+    suspect: Suspect
+    model_id: str
+    max_false_accusation: float
+    customers: int
+    hypotheses: int
+    accused: tuple[Accusation, ...]
+    payload: PayloadReading
+    alignment: str
+    highest_unnamed_score: float | None
+    remarks: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if somebody is named, 10 if nobody is."""
+        return EXIT_NAMED if self.accused else EXIT_NOBODY
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document specified in docs/formats.md."""
+        return {
+            "format": FORMAT,
+            "suspect": asdict(self.suspect),
+            "model_id": self.model_id,
+            "max_false_accusation": self.max_false_accusation,
+            "customers": self.customers,
+            "hypotheses": self.hypotheses,
+            "accused": [_accusation_json(accusation) for accusation in self.accused],
+            "payload": asdict(self.payload),
+            "alignment": self.alignment,
+            "highest_unnamed_score": self.highest_unnamed_score,
+            "remarks": list(self.remarks),
+            "not_shown": list(NOT_SHOWN),
+            "versions": versions(),
+        }
+
+    def summary(self) -> str:
+        """Return the verdict in one sentence."""
+        bound = f"{self.max_false_accusation:g}"
+        if not self.accused:
+            return (
+                f"Nobody is named: no customer's fingerprint is found at a chance of {bound} or "
+                "less of naming any innocent."
+            )
+        names = ", ".join(accusation.customer for accusation in self.accused)
+        noun = "The copy" if len(self.accused) == 1 else "Copies"
+        return (
+            f"{noun} issued to {names} took part in making this file (chance of naming any "
+            f"innocent: at most {bound})."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything a figure may depend on."""
+    packages = ("smdl-flower", "numpy", "scipy", "torch", "safetensors", "cryptography")
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
+
+
+def _accusation_json(accusation: Accusation) -> dict[str, Any]:
+    strongest, *others = accusation.witnesses
+    return {
+        "customer": accusation.customer,
+        "model_id": accusation.model_id,
+        **asdict(strongest),
+        "other_witnesses": [asdict(witness) for witness in others],
+    }

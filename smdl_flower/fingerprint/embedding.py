@@ -1,0 +1,105 @@
+"""Write a customer's carrier and codeword into a copy of the base model, in closed form.
+
+w' = w0 + a_c phi s g_c            (carrier)
+w_c = w' + phi s e (A b - y(w'))/n  (payload, cancelling what base model and carrier put there)
+
+with a_c^2 = a_p^2 = strength^2 / 2. One pass over the weights, no gradient step, no image.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smdl_flower.fingerprint import carriers, codes
+from smdl_flower.fingerprint.carriers import CHUNK
+from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
+from smdl_flower.fingerprint.layout import Layout, Vector
+from smdl_flower.fingerprint.payload import Spreading, amplitude, sum_by_group
+from smdl_flower.weights import Weights
+
+
+@dataclass(frozen=True)
+class Mark:
+    """All that the copies of one base model share; secret, except for the layout.
+
+    Attributes:
+        layout: Marked tensors.
+        base: Marked weights of w0, ``(d,)``.
+        profile: phi, ``(d,)``.
+        spreading: Groups and signs of the payload.
+        strength: alpha, root mean square of a mark in units of scale.
+    """
+
+    layout: Layout
+    base: Vector = field(repr=False)
+    profile: Vector = field(repr=False)
+    spreading: Spreading = field(repr=False)
+    strength: float
+
+    @classmethod
+    def of(
+        cls, base: Weights, profile: Vector, key: CampaignKey, *, length: int, strength: float
+    ) -> "Mark":
+        """Prepare the mark of a base model.
+
+        Raises:
+            CapacityError: The model is too small for the code length at this strength.
+        """
+        layout = Layout.of(base)
+        amplitude(layout.size, length, strength**2 / 2)
+        spreading = Spreading.of(key, profile, length)
+        return cls(layout, layout.flatten(base), profile, spreading, strength)
+
+    @property
+    def biases(self) -> codes.Biases:
+        """Probability of a one at each position of a codeword, ``(m,)``."""
+        return codes.flat_biases(self.spreading.length)
+
+    @property
+    def amplitude(self) -> float:
+        """A, the size of each soft bit in a fresh copy."""
+        return amplitude(self.layout.size, self.spreading.length, self.strength**2 / 2)
+
+
+def embed(mark: Mark, key: CustomerKey) -> Vector:
+    """Return the marked weights of a customer's copy.
+
+    Args:
+        mark: Of the base model; not changed.
+        key: The customer's.
+
+    Returns:
+        Weights ``(d,)``, float32.
+    """
+    spreading = mark.spreading
+    weights, carrier_sums = _add_carrier(mark, key)
+    host = spreading.project(mark.base, mark.layout) + carrier_sums / spreading.norms
+    bits = codes.codeword(key, mark.biases).astype(np.float64)
+    targets = (2 * bits - 1) * mark.amplitude
+    shifts = ((targets - host) / spreading.norms).astype(np.float32)
+    for where, scale in mark.layout.pieces(CHUNK):
+        step = shifts[spreading.groups[where]]
+        step *= spreading.signed_profile[where]
+        step *= scale
+        weights[where] += step
+    return weights
+
+
+def _add_carrier(mark: Mark, key: CustomerKey) -> tuple[Vector, NDArray[np.float64]]:
+    """Base plus carrier, and the carrier's own sum over each payload group."""
+    gain = np.float32(mark.strength / math.sqrt(2))
+    spreading, profile = mark.spreading, mark.profile
+    weights = np.empty_like(mark.base)
+    sums = np.zeros(spreading.length)
+    for where, values in carriers.chunks(key, mark.layout.size):
+        values *= profile[where]
+        values *= gain
+        weights[where] = values
+        values *= spreading.signed_profile[where]
+        sums += sum_by_group(spreading.groups[where], values, spreading.length)
+    for where, scale in mark.layout.pieces(CHUNK):
+        weights[where] *= scale
+        weights[where] += mark.base[where]
+    return weights, sums

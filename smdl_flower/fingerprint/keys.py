@@ -1,0 +1,115 @@
+"""Every secret of an owner, derived from one 32-byte master key.
+
+master --HKDF, salt = SHA-256 of w0--> campaign key --HKDF, info = customer--> customer key
+       --HKDF, info = label--> AES-256-CTR key stream.
+
+A campaign key exists only after its base model w0 is fixed (assumption A2), and a customer's key can
+be opened to a judge alone. The customer's *name* is the derivation label, so a registry that swaps
+names cannot shift an accusation. HKDF: RFC 5869; CTR: NIST SP 800-38A. No library random generator
+is involved: their streams are neither stable over versions nor secret.
+"""
+
+import hmac
+import secrets
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from numpy.typing import NDArray
+
+KEY_BYTES = 32
+
+
+class KeyStream:
+    """Endless pseudo-random words of one key and label, read in order.
+
+    Example:
+        >>> owner = OwnerKey(bytes(32))
+        >>> once = owner.campaign("00" * 32).stream("example").uint16(4)
+        >>> again = owner.campaign("00" * 32).stream("example")
+        >>> once.tolist() == [int(again.uint16(1)[0]) for _ in range(4)]
+        True
+    """
+
+    def __init__(self, key: bytes) -> None:
+        # A fixed initial counter is safe: each key is used for one stream only.
+        self._cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+    def uint16(self, count: int) -> NDArray[np.uint16]:
+        """Return the next ``count`` 16-bit words, uniform on 0..65535, shape ``(count,)``."""
+        return np.frombuffer(self._cipher.update(bytes(2 * count)), dtype="<u2")
+
+    def uint32(self, count: int) -> NDArray[np.uint32]:
+        """Return the next ``count`` 32-bit words, shape ``(count,)``."""
+        return np.frombuffer(self._cipher.update(bytes(4 * count)), dtype="<u4")
+
+
+@dataclass(frozen=True)
+class CustomerKey:
+    """One customer's secret in one campaign: its codeword and carrier follow from it.
+
+    Attributes:
+        customer: Name; not secret to the owner.
+    """
+
+    customer: str
+    secret: bytes = field(repr=False)
+
+    def stream(self, label: str) -> KeyStream:
+        """Return this customer's key stream of that label, from its start."""
+        return KeyStream(_expand(self.secret, f"stream/{label}"))
+
+
+@dataclass(frozen=True)
+class CampaignKey:
+    """The secret of all copies of one base model."""
+
+    secret: bytes = field(repr=False)
+
+    def customer(self, name: str) -> CustomerKey:
+        """Return a customer's key; it tells nothing about other customers' keys."""
+        return CustomerKey(name, _expand(self.secret, f"customer/{name}"))
+
+    def stream(self, label: str) -> KeyStream:
+        """Return a key stream shared by all copies of the campaign."""
+        return KeyStream(_expand(self.secret, f"stream/{label}"))
+
+
+@dataclass(frozen=True)
+class OwnerKey:
+    """The owner's master key.
+
+    Example:
+        >>> OwnerKey.generate()
+        OwnerKey()
+    """
+
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != KEY_BYTES:
+            raise ValueError(f"a master key has {KEY_BYTES} bytes, not {len(self.secret)}")
+
+    @classmethod
+    def generate(cls) -> "OwnerKey":
+        """Return a new key from the operating system's entropy."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+    def campaign(self, base_digest: str) -> CampaignKey:
+        """Return the key of the copies of the base model with this hexadecimal SHA-256."""
+        salt = bytes.fromhex(base_digest)
+        return CampaignKey(HKDF(SHA256(), KEY_BYTES, salt, b"smdl/1 campaign").derive(self.secret))
+
+    def authenticate(self, purpose: str, message: bytes) -> bytes:
+        """Return the 32-byte HMAC-SHA256 of a message, under a key for that purpose only."""
+        return hmac.digest(_expand(self.secret, f"mac/{purpose}"), message, "sha256")
+
+    def fingerprint(self) -> str:
+        """Return a public name of the key, hexadecimal, that does not help to find it."""
+        return self.authenticate("public-name", b"")[:16].hex()
+
+
+def _expand(secret: bytes, label: str) -> bytes:
+    return HKDFExpand(SHA256(), KEY_BYTES, f"smdl/1 {label}".encode()).derive(secret)

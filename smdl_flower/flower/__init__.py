@@ -1,0 +1,1 @@
+"""Everything that knows Flower: messages, the strategy, and the engines that run both apps."""

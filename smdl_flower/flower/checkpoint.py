@@ -1,0 +1,90 @@
+"""State of a run after a round, enough to go on as if it had never stopped."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from flwr.serverapp.strategy import Strategy
+
+from smdl_flower import weights
+from smdl_flower.errors import ConfigError
+from smdl_flower.weights import Weights
+
+FORMAT = "smdl-checkpoint/1"
+DIRECTORY = "checkpoint"
+
+# What Flower's own strategies carry from round to round besides the model: name -> array(s).
+_OPTIMIZER_STATE = ("m_t", "v_t", "momentum_vector")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after ``round`` rounds.
+
+    Attributes:
+        round: Rounds completed; 0 is the initial model.
+        model: The global model.
+        optimizer: Server-side optimizer state, ``<attribute>/<key>`` -> array.
+    """
+
+    round: int
+    model: Weights = field(repr=False)
+    optimizer: Weights = field(default_factory=dict, repr=False)
+
+
+def save(run: Path, checkpoint: Checkpoint, config_sha256: str) -> None:
+    """Write a checkpoint into a run folder and drop the older ones.
+
+    The model in it is unmarked: the file is private, and removed when the run has succeeded.
+    """
+    arrays = {f"model/{name}": array for name, array in checkpoint.model.items()}
+    arrays |= {f"optimizer/{name}": array for name, array in checkpoint.optimizer.items()}
+    metadata = {"format": FORMAT, "round": str(checkpoint.round), "config": config_sha256}
+    path = run / DIRECTORY / f"round-{checkpoint.round:06d}.safetensors"
+    weights.write(path, arrays, metadata, replace=True)
+    for older in path.parent.glob("round-*.safetensors"):
+        if older.name < path.name:
+            older.unlink()
+
+
+def load(run: Path, config_sha256: str) -> Checkpoint:
+    """Read the newest checkpoint of an interrupted run.
+
+    Raises:
+        ConfigError: There is none, or it belongs to a run with other settings.
+    """
+    found = sorted((run / DIRECTORY).glob("round-*.safetensors"))
+    if not found:
+        raise ConfigError(f"resume-from: no checkpoint in {run}; start the scenario anew")
+    file = weights.read(found[-1])
+    if file.metadata.get("format") != FORMAT or file.metadata.get("config") != config_sha256:
+        raise ConfigError(
+            f"resume-from: {found[-1]} belongs to a run with other settings; use the same scenario "
+            "and values (only resume-from may differ)"
+        )
+    parts: dict[str, Weights] = {"model": {}, "optimizer": {}}
+    for name, array in file.weights.items():
+        part, _, key = name.partition("/")
+        parts[part][key] = array
+    return Checkpoint(int(file.metadata["round"]), parts["model"], parts["optimizer"])
+
+
+def optimizer_state(strategy: Strategy) -> Weights:
+    """Return what a strategy carries from round to round besides the model."""
+    state: Weights = {}
+    for attribute in _OPTIMIZER_STATE:
+        value = getattr(strategy, attribute, None)
+        if isinstance(value, dict):
+            state |= {f"{attribute}/{key}": np.asarray(array) for key, array in value.items()}
+        elif isinstance(value, list):
+            state |= {f"{attribute}/#{i:06d}": np.asarray(a) for i, a in enumerate(value)}
+    return state
+
+
+def restore_optimizer_state(strategy: Strategy, state: Weights) -> None:
+    """Give a fresh strategy the state that :func:`optimizer_state` took."""
+    for attribute in _OPTIMIZER_STATE:
+        own = {k.partition("/")[2]: a for k, a in state.items() if k.startswith(f"{attribute}/")}
+        if own:
+            as_list = next(iter(own)).startswith("#")
+            setattr(strategy, attribute, [own[k] for k in sorted(own)] if as_list else own)

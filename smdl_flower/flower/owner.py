@@ -1,0 +1,162 @@
+"""The owner's side of a run: where the home is, who issues, what is recorded each round."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from flwr.serverapp.strategy import Strategy
+
+from smdl_flower import issuing, weights
+from smdl_flower.config import RunConfig
+from smdl_flower.data import Images
+from smdl_flower.errors import ConfigError
+from smdl_flower.flower import checkpoint
+from smdl_flower.flower.run_folder import RunFolder
+from smdl_flower.flower.strategy import Issuer
+from smdl_flower.home import DEFAULT_HOME, OwnerHome
+from smdl_flower.issuing import FidelityGate
+from smdl_flower.models import ModelSpec
+from smdl_flower.weights import Weights
+
+HOME_VARIABLE = "SMDL_HOME"
+PASSPHRASE_FILE_VARIABLE = "SMDL_PASSPHRASE_FILE"  # noqa: S105 - the name of a path, no secret
+
+
+class ServerIssuer:
+    """Issues every customer's copy on the server, at the end of the run."""
+
+    def __init__(
+        self,
+        home: OwnerHome,
+        run: RunConfig,
+        spec: ModelSpec,
+        gate: FidelityGate,
+        folder: RunFolder,
+    ) -> None:
+        issuing.require_capacity(spec, run.fingerprint)
+        self._home = home
+        self._run = run
+        self._spec = spec
+        self._gate = gate
+        self._folder = folder
+
+    def issue(self, base: Weights) -> None:
+        """Fingerprint the base model for every customer and write ``run.json``.
+
+        Raises:
+            SmdlError: Not one copy passed its checks.
+        """
+        customers = self._enrol()
+        fingerprint = self._run.fingerprint
+        campaign = issuing.open_campaign(self._home, self._spec, base, fingerprint, self._gate)
+        results = list(issuing.issue(self._home, campaign, customers, self._folder.path / "copies"))
+        issuing.require_issued(results)
+        self._folder.finish(
+            {
+                "scenario": self._run.scenario,
+                "rounds": self._run.federation.rounds,
+                "where": "server",
+                "model_id": campaign.model.model_id,
+                "marked_weights": campaign.mark.layout.size,
+                "code_length": campaign.model.code_length,
+                "base_accuracy": campaign.base_accuracy,
+                "copies": [_copy_json(self._folder.path, result) for result in results],
+            }
+        )
+
+    def _enrol(self) -> tuple[str, ...]:
+        registry = self._home.registry
+        if not registry.customers():
+            count = self._run.fingerprint.demo_customers
+            registry.add_customers([f"customer-{i:02d}" for i in range(1, count + 1)])
+        customers = registry.customers()
+        if not customers:
+            raise ConfigError("the registry has no customers; say: smdl customer add NAME")
+        return customers
+
+
+class OfflineIssuer:
+    """Leaves the base model for an issuer elsewhere; this host holds no key and no registry."""
+
+    def __init__(self, run: RunConfig, spec: ModelSpec, folder: RunFolder) -> None:
+        issuing.require_capacity(spec, run.fingerprint)
+        self._run = run
+        self._spec = spec
+        self._folder = folder
+
+    def issue(self, base: Weights) -> None:
+        """Write ``global.safetensors`` (private: it is unmarked) and ``run.json``."""
+        path = self._folder.path / "global.safetensors"
+        weights.write(path, base, self._spec.to_metadata())
+        self._folder.finish(
+            {
+                "scenario": self._run.scenario,
+                "rounds": self._run.federation.rounds,
+                "where": "offline",
+                "next": f"smdl issue {path} --out DIR",
+                "copies": [],
+            }
+        )
+
+
+class RoundRecorder:
+    """Writes each round's metrics line and checkpoint."""
+
+    def __init__(self, folder: RunFolder, inner: Strategy, settings: str) -> None:
+        self._folder = folder
+        self._inner = inner
+        self._settings = settings
+
+    def round_done(self, server_round: int, model: Weights, metrics: dict[str, float]) -> None:
+        """Record a completed round."""
+        self._folder.append_metrics({"round": server_round, **metrics})
+        state = checkpoint.optimizer_state(self._inner)
+        done = checkpoint.Checkpoint(server_round, model, state)
+        checkpoint.save(self._folder.path, done, self._settings)
+
+
+def issuer(run: RunConfig, spec: ModelSpec, images: Images, folder: RunFolder) -> Issuer:
+    """Return the issuer that the run config asks for.
+
+    Raises:
+        HomeError: Issuing on the server, and the owner's home is missing or locked.
+        CapacityError: The model is too small for the code length.
+    """
+    if run.fingerprint.where == "offline":
+        return OfflineIssuer(run, spec, folder)
+    home = OwnerHome.open(home_path(), read_passphrase_file(_passphrase_path()))
+    gate = FidelityGate(images, run.fingerprint.max_accuracy_drop)
+    return ServerIssuer(home, run, spec, gate, folder)
+
+
+def home_path() -> Path:
+    """Return the owner's home: ``$SMDL_HOME``, or ``~/.smdl``."""
+    return Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
+
+
+def read_passphrase_file(path: Path | None) -> str | None:
+    """Return the first line of a passphrase file; None without one.
+
+    Raises:
+        ConfigError: The file cannot be read or is empty.
+    """
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"passphrase file {path}: cannot be read as text") from None
+    if not lines or not lines[0]:
+        raise ConfigError(f"passphrase file {path}: its first line is empty")
+    return lines[0]
+
+
+def _passphrase_path() -> Path | None:
+    name = os.environ.get(PASSPHRASE_FILE_VARIABLE)
+    return Path(name) if name else None
+
+
+def _copy_json(run: Path, result: issuing.IssueResult) -> dict[str, object]:
+    document = asdict(result)
+    document["path"] = str(result.path.relative_to(run)) if result.path else None
+    return document

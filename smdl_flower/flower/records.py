@@ -1,0 +1,116 @@
+"""The messages between server and participants: keys in one place, replies checked in one place.
+
+A reply is what another party chose to send. It is used only if it holds exactly the tensors asked
+for, in shape, type and finite values, and a plausible number of examples.
+"""
+
+import math
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from smdl_flower.errors import SmdlError
+from smdl_flower.weights import Weights
+
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+PROVENANCE = "provenance"
+
+NUM_EXAMPLES = "num-examples"
+TRAIN_LOSS = "train-loss"
+LEARNING_RATE = "learning-rate"
+SERVER_ROUND = "server-round"
+PROXIMAL_MU = "proximal-mu"
+PARTITION_ID = "partition-id"
+CODE_SHA256 = "code-sha256"
+
+LARGEST_SHARD = 100_000_000
+
+
+class InvalidReplyError(SmdlError):
+    """A participant's reply cannot be used; the round goes on without it."""
+
+
+def to_record(weights: Weights) -> ArrayRecord:
+    """Return weights as a Flower record."""
+    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+
+
+def from_record(record: ArrayRecord) -> Weights:
+    """Return the arrays of a Flower record."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def train_reply(
+    message: Message, weights: Weights, metrics: dict[str, float], provenance: dict[str, str]
+) -> Message:
+    """Return a participant's reply to a training instruction.
+
+    Args:
+        message: The instruction.
+        weights: The allow-listed tensors after local training.
+        metrics: ``num-examples`` and ``train-loss``.
+        provenance: Which participant, and the digest of the code it runs.
+    """
+    content = RecordDict(
+        {
+            ARRAYS: to_record(weights),
+            METRICS: MetricRecord(dict(metrics)),
+            PROVENANCE: ConfigRecord(dict(provenance)),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def check_train_reply(message: Message, expected: Weights, code_sha256: str) -> None:
+    """Accept a training reply or say why not.
+
+    Args:
+        message: The reply.
+        expected: Arrays of the names, shapes and types that must come back.
+        code_sha256: Digest of the server's code; a participant that runs other code would train
+            another model than the run's record says.
+
+    Raises:
+        InvalidReplyError: With the reason.
+    """
+    if message.has_error():
+        raise InvalidReplyError(f"error reply: {message.error.reason[:300]}")
+    content = message.content
+    if set(content.array_records) != {ARRAYS} or set(content.metric_records) != {METRICS}:
+        raise InvalidReplyError("it must hold one array record and one metric record")
+    provenance = content.config_records.get(PROVENANCE, ConfigRecord())
+    if provenance.get(CODE_SHA256) != code_sha256:
+        raise InvalidReplyError(
+            "it comes from other code than the server's (stale SuperLink or another version)"
+        )
+    _check_metrics(content.metric_records[METRICS])
+    _check_arrays(content.array_records[ARRAYS], expected)
+
+
+def _check_metrics(metrics: MetricRecord) -> None:
+    if set(metrics) != {NUM_EXAMPLES, TRAIN_LOSS}:
+        raise InvalidReplyError(f"its metrics must be {NUM_EXAMPLES} and {TRAIN_LOSS} only")
+    examples, loss = metrics[NUM_EXAMPLES], metrics[TRAIN_LOSS]
+    if not isinstance(examples, int) or not 0 < examples <= LARGEST_SHARD:
+        raise InvalidReplyError(f"{NUM_EXAMPLES} is {examples!r}; expected 1 to {LARGEST_SHARD:,}")
+    if isinstance(loss, list) or not math.isfinite(loss):
+        raise InvalidReplyError(f"{TRAIN_LOSS} is {loss!r}; expected a finite number")
+
+
+def _check_arrays(arrays: ArrayRecord, expected: Weights) -> None:
+    if set(arrays) != set(expected):
+        different = sorted(set(arrays) ^ set(expected))[:3]
+        raise InvalidReplyError(f"it holds other tensors than asked for: {different}")
+    for name, array in arrays.items():
+        wanted = expected[name]
+        if (tuple(array.shape), array.dtype) != (wanted.shape, str(wanted.dtype)):
+            raise InvalidReplyError(
+                f"{name} is {array.dtype}{list(array.shape)}; expected "
+                f"{wanted.dtype}{list(wanted.shape)}"
+            )
+        if array.stype != "numpy.ndarray" or len(array.data) > wanted.nbytes + 4096:
+            raise InvalidReplyError(f"{name} is not a plain array of its claimed size")
+        if not np.isfinite(array.numpy()).all():
+            raise InvalidReplyError(f"{name} has values that are NaN or infinite")

@@ -1,0 +1,112 @@
+"""The record of one run on disk: what was asked, what happened round by round, how it ended."""
+
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from smdl_flower import files
+from smdl_flower.config import FlatConfig
+from smdl_flower.evidence import versions
+from smdl_flower.flower import checkpoint
+from smdl_flower.flower.provenance import code_sha256
+
+RUN_FORMAT = "smdl-run/1"
+RESOLVED_FORMAT = "smdl-resolved/1"
+
+# The launcher tells the server app where to write by environment: a run config goes to everybody.
+RUN_DIRECTORY_VARIABLE = "SMDL_RUN_DIR"
+COMMIT_VARIABLE = "SMDL_COMMIT"
+
+
+class RunFolder:
+    """A run's folder; private, since it holds customers' copies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._started = time.monotonic()
+
+    @classmethod
+    def from_environment(cls, scenario: str, default_parent: Path) -> "RunFolder":
+        """Return the folder the launcher chose, or a new one below ``default_parent``."""
+        chosen = os.environ.get(RUN_DIRECTORY_VARIABLE)
+        path = Path(chosen) if chosen else default_parent / new_name(scenario)
+        files.make_private_directory(path)
+        return cls(path)
+
+    def write_resolved(self, flat: FlatConfig) -> None:
+        """Record everything needed to run this again."""
+        document = {
+            "format": RESOLVED_FORMAT,
+            "config": dict(flat),
+            "seed": flat["seed"],
+            "code_sha256": code_sha256(),
+            "git_commit": os.environ.get(COMMIT_VARIABLE) or None,
+            "versions": versions(),
+        }
+        files.write_json(self.path / "resolved.json", document)
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add a round's line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({**line, "seconds": round(self.seconds(), 3)}) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines written so far."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def copy_metrics(self, earlier: Path, rounds: int) -> None:
+        """Take over the lines of an interrupted run's completed rounds."""
+        kept = [m for m in RunFolder(earlier).metrics() if m["round"] <= rounds]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write(self.path / "metrics.jsonl", text.encode())
+
+    def finish(self, outcome: Mapping[str, Any]) -> None:
+        """Write ``run.json`` of a run that succeeded and drop its checkpoint (it is unmarked)."""
+        self._write_outcome({"status": "completed", "error": None, **outcome})
+        shutil.rmtree(self.path / checkpoint.DIRECTORY, ignore_errors=True)
+
+    @contextmanager
+    def recording_failure(self) -> Iterator[None]:
+        """Write ``run.json`` if the block raises, then let the error go on."""
+        try:
+            yield
+        except Exception as error:
+            message = str(error) or type(error).__name__
+            self._write_outcome({"status": "failed", "error": message})
+            raise
+
+    def outcome(self) -> dict[str, Any] | None:
+        """Return ``run.json``, or None while the run has not ended."""
+        path = self.path / "run.json"
+        if not path.is_file():
+            return None
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return document
+
+    def seconds(self) -> float:
+        """Return the time since this object was made."""
+        return time.monotonic() - self._started
+
+    def _write_outcome(self, outcome: Mapping[str, Any]) -> None:
+        document = {"format": RUN_FORMAT, "wall_seconds": round(self.seconds(), 1), **outcome}
+        files.write_json(self.path / "run.json", document)
+
+
+def new_name(scenario: str) -> str:
+    """Return ``<scenario>-<utc>``, the name of a new run folder."""
+    return f"{scenario}-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}"
+
+
+def config_sha256(flat: FlatConfig) -> str:
+    """Return a digest of all settings that decide what a run computes."""
+    deciding = {key: value for key, value in flat.items() if key != "resume-from"}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

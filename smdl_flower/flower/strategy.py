@@ -1,0 +1,213 @@
+"""FingerprintStrategy: any Flower strategy, and a fingerprint round after its last one."""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from smdl_flower.errors import FederationError
+from smdl_flower.flower import records
+from smdl_flower.flower.provenance import code_sha256
+from smdl_flower.weights import Weights
+
+log = logging.getLogger(__name__)
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+class Issuer(Protocol):
+    """What happens to the base model after the last round of training."""
+
+    def issue(self, base: Weights) -> None:
+        """Fingerprint the base model, or hand it to whoever will."""
+
+
+class RoundObserver(Protocol):
+    """Who is told about each completed round: metrics, checkpoints, progress."""
+
+    def round_done(self, server_round: int, model: Weights, metrics: dict[str, float]) -> None:
+        """Record a round; ``metrics`` are the aggregated and the server-side ones."""
+
+
+@dataclass(frozen=True)
+class RoundRules:
+    """What every training round must keep.
+
+    Attributes:
+        min_replies: Valid replies without which the run stops.
+        learning_rate: Server round (from 1) -> the participants' learning rate.
+        completed: Rounds an interrupted run had completed; this one goes on after them.
+    """
+
+    min_replies: int
+    learning_rate: Callable[[int], float]
+    completed: int = 0
+
+
+class FingerprintStrategy(Strategy):
+    """Trains with another strategy, then has its result fingerprinted.
+
+    Replies are checked before the inner strategy sees them, and a round with fewer than the
+    required valid ones raises: in Flower a run in which all clients fail would end as a success.
+    All message handling is the inner strategy's own, so FedAvg, FedProx, FedAdam, Krum ... work
+    unchanged.
+
+    Args:
+        inner: Any Message-API strategy that does not override ``start``.
+        issuer: Receives the final model.
+        rules: Of every round.
+        observers: Told about each completed round, in order.
+
+    Raises:
+        FederationError: From :meth:`start`, if too few replies are valid or no model came back.
+    """
+
+    def __init__(
+        self,
+        inner: Strategy,
+        issuer: Issuer,
+        *,
+        rules: RoundRules,
+        observers: Iterable[RoundObserver] = (),
+    ) -> None:
+        if type(inner).start is not Strategy.start:
+            raise FederationError(
+                f"{type(inner).__name__} has a training loop of its own and cannot be wrapped"
+            )
+        self._inner = inner
+        self._issuer = issuer
+        self._rules = rules
+        self._observers = tuple(observers)
+        self._progress = _Progress()
+
+    def start(  # Flower's own signature  # noqa: PLR0913, PLR0917
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+    ) -> Result:
+        """Train for ``num_rounds`` rounds in all, resumed ones included, then fingerprint."""
+        self._progress = _Progress(expected=records.from_record(initial_arrays))
+
+        def after_round(round_here: int, arrays: ArrayRecord) -> MetricRecord | None:
+            return self._after_round(round_here, arrays, evaluate_fn)
+
+        remaining = max(0, num_rounds - self._rules.completed)
+        result = super().start(
+            *(grid, initial_arrays, remaining, timeout),
+            *(train_config, evaluate_config, after_round),
+        )
+        if remaining == 0:
+            result.arrays = initial_arrays
+        if not result.arrays:
+            raise FederationError("no model came back from training; see the participants' logs")
+        self._issuer.issue(records.from_record(result.arrays))
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the inner strategy choose nodes, and set this round's learning rate."""
+        number = server_round + self._rules.completed
+        config[records.LEARNING_RATE] = self._rules.learning_rate(number)
+        messages = list(self._inner.configure_train(number, arrays, config, grid))
+        self._progress.asked = messages
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate the valid replies.
+
+        Raises:
+            FederationError: There are fewer than required, or they aggregate to nothing.
+        """
+        number = server_round + self._rules.completed
+        valid = self._valid(replies)
+        asked = len(self._progress.asked)
+        if len(valid) < self._rules.min_replies:
+            reasons = "; ".join(self._progress.refused) or "nothing came back in time"
+            raise FederationError(
+                f"round {number}: {len(valid)} valid replies of {asked} asked, min-replies is "
+                f"{self._rules.min_replies} ({reasons[:1000]})"
+            )
+        arrays, metrics = self._inner.aggregate_train(number, valid)
+        if not arrays:
+            raise FederationError(f"round {number}: the strategy returned no model")
+        self._progress.metrics = {"replies": float(len(valid)), **_plain(metrics)}
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the inner strategy choose who evaluates."""
+        number = server_round + self._rules.completed
+        return self._inner.configure_evaluate(number, arrays, config, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Let the inner strategy aggregate the participants' own evaluations."""
+        number = server_round + self._rules.completed
+        metrics = self._inner.aggregate_evaluate(number, replies)
+        self._progress.metrics |= {f"participants-{k}": v for k, v in _plain(metrics).items()}
+        return metrics
+
+    def summary(self) -> None:
+        """Log the inner strategy's settings and ours."""
+        log.info("training with %s, then fingerprinting", type(self._inner).__name__)
+        self._inner.summary()
+
+    def _after_round(
+        self, round_here: int, arrays: ArrayRecord, evaluate_fn: EvaluateFn | None
+    ) -> MetricRecord | None:
+        if round_here == 0:  # Flower asks for the initial model too: not a round
+            return None
+        number = round_here + self._rules.completed
+        metrics = evaluate_fn(number, arrays) if evaluate_fn else None
+        line = {**self._progress.metrics, **_plain(metrics)}
+        for observer in self._observers:
+            observer.round_done(number, records.from_record(arrays), line)
+        return metrics
+
+    def _valid(self, replies: Iterable[Message]) -> list[Message]:
+        sent = {m.metadata.message_id: m.metadata.dst_node_id for m in self._progress.asked}
+        valid, self._progress.refused = [], []
+        for reply in replies:
+            # Not src_node_id: an error reply on behalf of a dead node comes from the SuperLink.
+            node = sent.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            try:
+                records.check_train_reply(reply, self._progress.expected, code_sha256())
+            except records.InvalidReplyError as error:
+                log.warning("reply of node %s refused: %s", node, error)
+                self._progress.refused.append(f"node {node}: {error}")
+            else:
+                valid.append(reply)
+        # Floating-point sums depend on the order; a resumed run must give the same model.
+        return sorted(valid, key=_partition_id)
+
+
+@dataclass
+class _Progress:
+    """What is under way in the current round."""
+
+    expected: Weights = field(default_factory=dict)
+    asked: list[Message] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def _partition_id(reply: Message) -> str:
+    return str(reply.content.config_records[records.PROVENANCE].get(records.PARTITION_ID, ""))
+
+
+def _plain(metrics: MetricRecord | None) -> dict[str, Any]:
+    return {k: v for k, v in (metrics or {}).items() if not isinstance(v, list)}

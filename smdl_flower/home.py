@@ -1,0 +1,104 @@
+"""The owner's home: master key, registry and vault in one private directory."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from smdl_flower import files, keyfile
+from smdl_flower.errors import HomeError, IntegrityError
+from smdl_flower.fingerprint.keys import OwnerKey
+from smdl_flower.registry import Registry
+from smdl_flower.vault import BaseModel, Vault
+
+FORMAT = "smdl-home/1"
+DEFAULT_HOME = Path("~/.smdl")
+
+
+@dataclass(frozen=True)
+class OwnerHome:
+    """An open home.
+
+    Attributes:
+        path: Of the directory.
+        key: The master key; its ``repr`` hides it.
+        registry: Customers and copies.
+        vault: Base models.
+
+    Example:
+        >>> import tempfile
+        >>> home = OwnerHome.create(Path(tempfile.mkdtemp()) / "home")
+        >>> home.registry.add_customers(["clinic-a"])
+        >>> OwnerHome.open(home.path).registry.customers()
+        ('clinic-a',)
+    """
+
+    path: Path
+    key: OwnerKey
+    registry: Registry
+    vault: Vault
+
+    @classmethod
+    def create(
+        cls, path: Path, *, passphrase: str | None = None, registry_url: str | None = None
+    ) -> "OwnerHome":
+        """Create a home with a new master key and an empty registry.
+
+        Args:
+            path: Directory, created with mode 0700; may exist if it is empty.
+            passphrase: Encrypts the master key.
+            registry_url: SQLAlchemy URL; default is SQLite in the home.
+
+        Raises:
+            HomeError: There is something in ``path`` already.
+            ConfigError: The registry cannot be created.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise HomeError(f"{path} is there already and not empty; nothing was changed")
+        files.make_private_directory(path)
+        path.chmod(files.PRIVATE_DIRECTORY)
+        key = OwnerKey.generate()
+        if registry_url is None:
+            files.write(path / "registry.db", b"")  # SQLite itself would make it readable by all
+        registry = Registry.create(_url(path, registry_url), key, path / "registry.head")
+        files.write_json(path / "home.json", {"format": FORMAT, "registry_url": registry_url})
+        keyfile.save(path / "master.key", key, passphrase)
+        return cls(path, key, registry, Vault(path / "vault"))
+
+    @classmethod
+    def open(cls, path: Path, passphrase: str | None = None) -> "OwnerHome":
+        """Open a home.
+
+        Raises:
+            HomeError: There is none, or the passphrase is missing or wrong.
+            IntegrityError: Key or home file are damaged.
+        """
+        cls.require(path)
+        key = keyfile.load(path / "master.key", passphrase)
+        try:
+            document = json.loads((path / "home.json").read_bytes())
+            if document["format"] != FORMAT:
+                raise ValueError(document["format"])
+            url = _url(path, document["registry_url"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise IntegrityError(f"{path / 'home.json'}: missing or damaged; restore it") from None
+        registry = Registry(url, key, path / "registry.head")
+        return cls(path, key, registry, Vault(path / "vault"))
+
+    @staticmethod
+    def require(path: Path) -> None:
+        """Raise :class:`HomeError` unless ``path`` holds a home."""
+        if not (path / "master.key").is_file():
+            raise HomeError(f"{path} is no owner's home; create one with: smdl init --home {path}")
+
+    def base_models(self) -> list[BaseModel]:
+        """Return all base models, checked against the registry.
+
+        Raises:
+            IntegrityError: One is missing or was changed.
+        """
+        models = self.registry.models()
+        return [self.vault.load(model_id, digest) for model_id, digest in models.items()]
+
+
+def _url(path: Path, registry_url: str | None) -> str:
+    return registry_url or f"sqlite:///{(path / 'registry.db').resolve()}"

@@ -1,0 +1,232 @@
+"""Image classifiers by name, all of whose state is floating-point parameters.
+
+Federated averaging and the privacy partition treat a model as its tensors, so a model here has no
+BatchNorm: its running statistics are un-noised functions of private images, and its step counter
+an integer that cannot be averaged. It is replaced by GroupNorm (as Opacus' ModuleValidator does).
+"""
+
+import importlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from smdl_flower.errors import ConfigError, SuspectFileError
+from smdl_flower.weights import Weights
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build a model's module; public, and written into every copy.
+
+    Attributes:
+        name: ``cnn``, ``resnet8``, a classifier of ``torchvision.models``, or ``module:factory``.
+        channels: Channels of an image.
+        classes: Number of classes.
+        image_size: Height and width of an image, in pixels.
+
+    Example:
+        >>> spec = ModelSpec("cnn", channels=1, classes=10, image_size=28)
+        >>> ModelSpec.from_metadata(spec.to_metadata()) == spec
+        True
+    """
+
+    name: str
+    channels: int
+    classes: int
+    image_size: int
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the text fields that describe the model in a safetensors file."""
+        return {"format": "smdl-model/1", **{k: str(v) for k, v in asdict(self).items()}}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> "ModelSpec":
+        """Read back what :meth:`to_metadata` wrote.
+
+        Raises:
+            SuspectFileError: Fields are missing or no numbers.
+        """
+        try:
+            values = {field.name: metadata[field.name] for field in fields(cls)}
+            numbers = {k: int(v) for k, v in values.items() if k != "name"}
+            if metadata["format"] != "smdl-model/1" or min(numbers.values()) < 1:
+                raise ValueError(metadata["format"])
+        except (KeyError, ValueError):
+            raise SuspectFileError(
+                "the file does not say which model it holds (metadata format smdl-model/1); name "
+                "it with --arch, --channels, --classes and --image-size"
+            ) from None
+        return cls(values["name"], **numbers)
+
+
+class SmallCnn(nn.Module):
+    """Three convolutions and two linear layers: 131,992 weights for grey images of ten classes."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(channels, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(24, 48, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(48, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(3)),
+        )
+        self.hidden = nn.Linear(64 * 9, 160)
+        self.head = nn.Linear(160, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``(n, classes)`` for images ``(n, channels, height, width)``."""
+        return cast(
+            Tensor, self.head(torch.relu(self.hidden(torch.flatten(self.features(images), 1))))
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions with a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)),
+            *(nn.ReLU(), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)),
+            nn.BatchNorm2d(outputs),
+        )
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = (
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False)) if changes else None
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the block's feature map."""
+        shortcut = images if self.shortcut is None else self.shortcut(images)
+        return torch.relu(self.body(images) + shortcut)
+
+
+def resnet8(channels: int, classes: int, width: int = 24) -> nn.Module:
+    """Return a residual network of three blocks: about 173,000 weights."""
+    return nn.Sequential(
+        OrderedDict(
+            stem=nn.Sequential(
+                *(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)),
+                *(nn.ReLU(), nn.MaxPool2d(2)),
+            ),
+            block1=ResidualBlock(width, width, 1),
+            block2=ResidualBlock(width, 2 * width, 2),
+            block3=ResidualBlock(2 * width, 4 * width, 2),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            head=nn.Linear(4 * width, classes),
+        )
+    )
+
+
+def build(spec: ModelSpec, *, seed: int) -> nn.Module:
+    """Return a freshly initialised model in evaluation mode; the same seed gives the same weights.
+
+    Raises:
+        ConfigError: No such model, or one whose state is not floating point throughout.
+
+    Example:
+        >>> model = build(ModelSpec("cnn", channels=1, classes=10, image_size=28), seed=0)
+        >>> model(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = replace_batch_norm(_factory(spec)(spec.channels, spec.classes))
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            raise ConfigError(
+                f"model {spec.name!r}: {name} is {tensor.dtype}; only floating-point state can be "
+                "averaged and fingerprinted"
+            )
+    return model.eval()
+
+
+def replace_batch_norm(module: nn.Module) -> nn.Module:
+    """Return the module with each BatchNorm replaced by a GroupNorm of up to 32 groups."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        channels = module.num_features
+        return nn.GroupNorm(math.gcd(32, channels), channels, affine=module.affine)
+    for name, child in module.named_children():
+        setattr(module, name, replace_batch_norm(child))
+    return module
+
+
+def to_weights(model: nn.Module) -> Weights:
+    """Return a copy of the model's state as float32 arrays."""
+    return {k: v.detach().float().cpu().numpy().copy() for k, v in model.state_dict().items()}
+
+
+def load_weights(model: nn.Module, weights: Weights) -> nn.Module:
+    """Put weights into a model of the same architecture, in place, and return it.
+
+    Raises:
+        SuspectFileError: Names or shapes differ from the model's.
+    """
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    found = {name: a.shape for name, a in weights.items()}
+    if expected != found:
+        different = sorted(set(expected.items()) ^ set(found.items()))[:3]
+        raise SuspectFileError(f"the weights do not fit the model; first differences: {different}")
+    model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in weights.items()})
+    return model
+
+
+def from_weights(spec: ModelSpec, weights: Weights) -> nn.Module:
+    """Return the model that a weight file describes, in evaluation mode."""
+    return load_weights(build(spec, seed=0), weights)
+
+
+def _factory(spec: ModelSpec) -> Callable[[int, int], nn.Module]:
+    if spec.name == "cnn":
+        return SmallCnn
+    if spec.name == "resnet8":
+        return resnet8
+    if ":" in spec.name:
+        return _imported_factory(spec.name)
+    if spec.name in torchvision.models.list_models(module=torchvision.models):
+        return lambda channels, classes: _torchvision_model(spec.name, channels, classes)
+    raise ConfigError(
+        f"model: {spec.name!r} is unknown; expected cnn, resnet8, a classifier of "
+        "torchvision.models, or module:factory"
+    )
+
+
+def _imported_factory(name: str) -> Callable[[int, int], nn.Module]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"model: {name!r} cannot be imported ({error})") from None
+    return cast(Callable[[int, int], nn.Module], factory)
+
+
+def _torchvision_model(name: str, channels: int, classes: int) -> nn.Module:
+    options: dict[str, Any] = {"weights": None, "num_classes": classes}
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    model = torchvision.models.get_model(name, **options)
+    if channels != 3:
+        _replace_first_convolution(model, channels)
+    return cast(nn.Module, model)
+
+
+def _replace_first_convolution(model: nn.Module, channels: int) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            parent, _, child = name.rpartition(".")
+            first = nn.Conv2d(
+                channels,
+                module.out_channels,
+                cast(tuple[int, int], module.kernel_size),
+                cast(tuple[int, int], module.stride),
+                cast(tuple[int, int], module.padding),
+                bias=module.bias is not None,
+            )
+            setattr(model.get_submodule(parent), child, first)
+            return

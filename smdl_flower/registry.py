@@ -1,0 +1,278 @@
+"""Who is a customer and which copies were issued: an append-only, authenticated log in a database.
+
+Each entry carries an HMAC over itself and its predecessor's HMAC, under a key derived from the
+master key; the newest one is also kept in a file beside the master key. So an entry that was
+changed, inserted, reordered or removed is noticed before any verdict rests on it. (Restoring
+database *and* head file from an old backup is not; publish commitments against that.)
+
+Any SQLAlchemy URL works; SQLite is the default.
+"""
+
+import datetime
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+
+from smdl_flower import files
+from smdl_flower.errors import ConfigError, IntegrityError
+from smdl_flower.fingerprint.keys import OwnerKey
+
+FORMAT = "smdl-registry/1"
+
+_TABLE = sql.Table(
+    "smdl_registry_1",
+    sql.MetaData(),
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("kind", sql.String(16), nullable=False),
+    sql.Column("body", sql.Text, nullable=False),
+    sql.Column("mac", sql.String(64), nullable=False),
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FIRST_MAC = bytes(32)
+
+
+@dataclass(frozen=True)
+class CopyRecord:
+    """One copy that was issued.
+
+    Attributes:
+        model_id: Of the base model.
+        customer: Who it was made for.
+        weights_sha256: Digest of its weights (:func:`smdl_flower.weights.digest`).
+        issued_at: UTC, ISO 8601.
+    """
+
+    model_id: str
+    customer: str
+    weights_sha256: str
+    issued_at: str
+
+
+@dataclass
+class _State:
+    """What the log says when read from the start."""
+
+    customers: list[str] = field(default_factory=list)
+    models: dict[str, str] = field(default_factory=dict)
+    copies: dict[tuple[str, str], CopyRecord] = field(default_factory=dict)
+    entries: int = 0
+    last_mac: bytes = _FIRST_MAC
+
+
+class Registry:
+    """An open registry; every call reads and checks the whole log first.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> registry = Registry.create(f"sqlite:///{folder}/r.db", OwnerKey(bytes(32)), folder / "head")
+        >>> registry.add_customers(["clinic-a", "bank-b"])
+        >>> registry.customers()
+        ('clinic-a', 'bank-b')
+    """
+
+    def __init__(self, url: str, key: OwnerKey, head: Path) -> None:
+        try:
+            self._engine = _engine(url)
+        except (sql.exc.ArgumentError, ImportError) as error:
+            raise ConfigError(f"registry: not a usable database URL ({error})") from None
+        self._key = key
+        self._head = head
+
+    @classmethod
+    def create(cls, url: str, key: OwnerKey, head: Path) -> "Registry":
+        """Create an empty registry.
+
+        Raises:
+            ConfigError: The database already holds one, or cannot be reached.
+        """
+        registry = cls(url, key, head)
+        try:
+            with registry._engine.begin() as connection:
+                _TABLE.create(connection)
+        except sql.exc.SQLAlchemyError as error:
+            raise ConfigError(
+                f"registry: cannot be created, or is there already ({_first_line(error)})"
+            ) from None
+        registry._write_head(_State())
+        return registry
+
+    def customers(self) -> tuple[str, ...]:
+        """Return all customers in the order they were added."""
+        return tuple(self._read().customers)
+
+    def add_customers(self, names: Sequence[str]) -> None:
+        """Add customers, all or none of them.
+
+        Raises:
+            ConfigError: A name is unfit for a file name, given twice, or taken already (names
+                that differ only in case count as the same: file systems may not tell them apart).
+        """
+        with self._writing() as (state, append):
+            taken = {name.casefold() for name in state.customers}
+            for name in names:
+                _check_name(name)
+                if name.casefold() in taken:
+                    raise ConfigError(f"customer {name!r} is there already; nothing was added")
+                taken.add(name.casefold())
+            for name in names:
+                append("customer", {"name": name})
+
+    def models(self) -> dict[str, str]:
+        """Return the base models: model id -> SHA-256 of its manifest in the vault."""
+        return dict(self._read().models)
+
+    def record_model(self, model_id: str, manifest_sha256: str) -> None:
+        """Record a base model; the same one twice is recorded once.
+
+        Raises:
+            IntegrityError: It was recorded with another manifest.
+        """
+        with self._writing() as (state, append):
+            known = state.models.get(model_id)
+            if known is None:
+                append("model", {"model_id": model_id, "manifest_sha256": manifest_sha256})
+            elif known != manifest_sha256:
+                raise IntegrityError(f"model {model_id} is registered with another manifest")
+
+    def copies(self, model_id: str) -> tuple[CopyRecord, ...]:
+        """Return the copies issued of a model, in order of issue."""
+        return tuple(c for c in self._read().copies.values() if c.model_id == model_id)
+
+    def record_copy(self, model_id: str, customer: str, weights_sha256: str) -> CopyRecord:
+        """Record a copy *before* it is handed out; the same copy twice is recorded once.
+
+        Raises:
+            ConfigError: No such customer.
+            IntegrityError: The customer has another copy of that model.
+        """
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        copy = CopyRecord(model_id, customer, weights_sha256, now)
+        with self._writing() as (state, append):
+            if customer not in state.customers:
+                raise ConfigError(f"customer {customer!r} is unknown; add it first")
+            known = state.copies.get((model_id, customer))
+            if known is None:
+                append("copy", asdict(copy))
+            elif known.weights_sha256 != weights_sha256:
+                raise IntegrityError(f"{customer!r} already has another copy of model {model_id}")
+            return known or copy
+
+    # ------------------------------------------------------------------------------- the log
+
+    def _read(self) -> _State:
+        with self._connection() as connection:
+            return self._replay(connection)
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[_State, Any]]:
+        """One transaction: the checked state, and a function that appends an entry to it."""
+        with self._connection() as connection:
+            state = self._replay(connection)
+
+            def append(kind: str, body: dict[str, str]) -> None:
+                text = json.dumps(body, sort_keys=True)
+                mac = self._mac(state.entries, kind, text, state.last_mac)
+                row = {"number": state.entries, "kind": kind, "body": text, "mac": mac.hex()}
+                connection.execute(_TABLE.insert().values(row))
+                state.entries, state.last_mac = state.entries + 1, mac
+
+            yield state, append
+        # After the commit: a head that lags behind a complete log is accepted, the reverse is not.
+        self._write_head(state)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sql.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sql.exc.SQLAlchemyError as error:
+            raise IntegrityError(f"registry: cannot be used ({_first_line(error)})") from None
+
+    def _replay(self, connection: sql.Connection) -> _State:
+        head_entries, head_mac = self._read_head()
+        state = _State()
+        for row in connection.execute(_TABLE.select().order_by(_TABLE.c.number)):
+            expected = self._mac(state.entries, row.kind, row.body, state.last_mac)
+            if row.number != state.entries or row.mac != expected.hex():
+                raise IntegrityError(
+                    f"registry: entry {row.number} was changed, moved or follows a removed one; "
+                    "restore the registry from a backup"
+                )
+            _apply(state, row.kind, json.loads(row.body))
+            state.entries, state.last_mac = state.entries + 1, expected
+            if state.entries == head_entries and expected.hex() != head_mac:
+                raise IntegrityError("registry: does not belong to the head file beside the key")
+        if state.entries < head_entries:
+            raise IntegrityError(
+                f"registry: {state.entries} entries, {head_entries} were written; restore it"
+            )
+        return state
+
+    def _mac(self, number: int, kind: str, body: str, previous: bytes) -> bytes:
+        message = previous + json.dumps([FORMAT, number, kind, body]).encode()
+        return self._key.authenticate("registry", message)
+
+    def _write_head(self, state: _State) -> None:
+        document = {"format": FORMAT, "entries": state.entries, "mac": state.last_mac.hex()}
+        files.write_json(self._head, document)
+
+    def _read_head(self) -> tuple[int, str]:
+        try:
+            document = json.loads(self._head.read_bytes())
+            return int(document["entries"]), str(document["mac"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise IntegrityError(f"{self._head}: missing or damaged; restore it") from None
+
+
+def _apply(state: _State, kind: str, body: dict[str, str]) -> None:
+    if kind == "customer":
+        state.customers.append(body["name"])
+    elif kind == "model":
+        state.models[body["model_id"]] = body["manifest_sha256"]
+    elif kind == "copy":
+        copy = CopyRecord(**body)
+        state.copies[copy.model_id, copy.customer] = copy
+    else:
+        raise IntegrityError(f"registry: entry of kind {kind!r}; written by a newer smdl-flower?")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise :class:`ConfigError` unless every name can be a customer's."""
+    for name in names:
+        _check_name(name)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"customer {name[:80]!r}: use 1 to 64 letters, digits, dots, dashes and underscores, a "
+            "letter or digit first (it names the copy's file)"
+        )
+
+
+def _engine(url: str) -> sql.Engine:
+    engine = sql.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        # One writer at a time, from its first read on: two processes that issue at once must not
+        # continue the chain from the same entry. The driver's own BEGIN comes too late for that.
+        @sql.event.listens_for(engine, "connect")
+        def _no_implicit_begin(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None
+
+        @sql.event.listens_for(engine, "begin")
+        def _begin_immediate(connection: sql.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,129 @@
+"""Base models and all that is needed to read their copies; w0 is a secret like the key.
+
+``vault/<model_id>/`` holds ``base.safetensors`` (w0), ``profile.safetensors`` (the sensitivity
+profile, stored because recomputing it elsewhere may round differently) and ``model.json``, whose
+SHA-256 the registry keeps and which in turn names the digests of the other two.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smdl_flower import files, weights
+from smdl_flower.errors import IntegrityError, SuspectFileError
+from smdl_flower.fingerprint.embedding import Mark
+from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
+from smdl_flower.fingerprint.layout import Layout, Vector
+from smdl_flower.models import ModelSpec
+from smdl_flower.weights import Weights
+
+FORMAT = "smdl-vault/1"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model w0 with the parameters of its copies' mark.
+
+    Attributes:
+        spec: How to build its module.
+        weights: All of its tensors.
+        profile: phi over its marked weights, ``(d,)``.
+        code_length: Bits of a codeword, m.
+        strength: alpha.
+    """
+
+    spec: ModelSpec
+    weights: Weights = field(repr=False)
+    profile: Vector = field(repr=False)
+    code_length: int
+    strength: float
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights, hexadecimal; the salt of the campaign key."""
+        return weights.digest(self.weights)
+
+    @property
+    def model_id(self) -> str:
+        """A short public name: the first 16 hexadecimal digits of the digest."""
+        return self.digest[:16]
+
+    def key(self, owner: OwnerKey) -> CampaignKey:
+        """Return the campaign key of this model's copies."""
+        return owner.campaign(self.digest)
+
+    def mark(self, owner: OwnerKey) -> Mark:
+        """Return the mark its copies share.
+
+        Raises:
+            CapacityError: The model is too small for the code length at this strength.
+        """
+        length, strength = self.code_length, self.strength
+        return Mark.of(
+            self.weights, self.profile, self.key(owner), length=length, strength=strength
+        )
+
+
+class Vault:
+    """The folder of base models."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, model: BaseModel) -> str:
+        """Store a base model and return the SHA-256 of its manifest, hexadecimal."""
+        folder = self._directory / model.model_id
+        layout = Layout.of(model.weights)
+        profile = {t.name: model.profile[t.where].reshape(t.shape) for t in layout.tensors}
+        manifest = {
+            "format": FORMAT,
+            "base_sha256": model.digest,
+            "profile_sha256": weights.digest(profile),
+            "spec": asdict(model.spec),
+            "code_length": model.code_length,
+            "strength": model.strength,
+        }
+        weights.write(folder / "base.safetensors", model.weights, replace=True)
+        weights.write(folder / "profile.safetensors", profile, replace=True)
+        content = json.dumps(manifest, sort_keys=True, indent=2).encode()
+        files.write(folder / "model.json", content)
+        return hashlib.sha256(content).hexdigest()
+
+    def load(self, model_id: str, manifest_sha256: str) -> BaseModel:
+        """Read a base model back.
+
+        Raises:
+            IntegrityError: A file is missing or not the one that was stored.
+        """
+        folder = self._directory / model_id
+        manifest = self._manifest(folder, manifest_sha256)
+        try:
+            base = weights.read(folder / "base.safetensors").weights
+            profile = weights.read(folder / "profile.safetensors").weights
+        except SuspectFileError as error:
+            raise IntegrityError(f"vault: {error}; restore it from a backup") from None
+        if (weights.digest(base), weights.digest(profile)) != (
+            manifest["base_sha256"],
+            manifest["profile_sha256"],
+        ):
+            raise IntegrityError(f"{folder}: weights or profile were changed; restore them")
+        return BaseModel(
+            spec=ModelSpec(**manifest["spec"]),
+            weights=base,
+            profile=Layout.of(base).flatten(profile),
+            code_length=manifest["code_length"],
+            strength=manifest["strength"],
+        )
+
+    @staticmethod
+    def _manifest(folder: Path, sha256: str) -> dict[str, Any]:
+        try:
+            content = (folder / "model.json").read_bytes()
+        except OSError:
+            raise IntegrityError(f"{folder}: missing; restore the vault from a backup") from None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise IntegrityError(f"{folder / 'model.json'}: was changed; restore it")
+        manifest: dict[str, Any] = json.loads(content)
+        return manifest

@@ -1,0 +1,189 @@
+"""Model weights in safetensors files: the only reader and writer of model files in this package.
+
+A suspect file is hostile. It is read once into memory, within a size limit, and its header is
+checked before anything is allocated for a tensor; nothing in it is ever executed or unpickled.
+Format: https://huggingface.co/docs/safetensors (8-byte header length, JSON header, raw buffer).
+"""
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from smdl_flower import files
+from smdl_flower.errors import SuspectFileError
+
+Weights = dict[str, NDArray[np.float32]]
+
+_ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model file may claim before it is refused.
+
+    Attributes:
+        file_bytes: Size of the whole file.
+        header_bytes: Size of the JSON header.
+        tensors: Number of tensors.
+    """
+
+    file_bytes: int = 8 << 30
+    header_bytes: int = 8 << 20
+    tensors: int = 20_000
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file as read.
+
+    Attributes:
+        weights: Tensor name -> float32 array, all finite.
+        metadata: The file's own string metadata; whoever wrote the file chose it, so trust none.
+        sha256: Digest of the file's bytes, hexadecimal.
+    """
+
+    weights: Weights
+    metadata: dict[str, str]
+    sha256: str
+
+
+def read(path: Path, limits: Limits | None = None) -> ModelFile:
+    """Read a safetensors file that may be hostile.
+
+    Half, bfloat16 and double tensors are converted to float32.
+
+    Raises:
+        SuspectFileError: Not a regular file, not safetensors, over a limit, truncated, a tensor type
+            that is no floating point, or a value that is NaN, infinite or too large for float32.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> write(path, {"layer.weight": np.eye(2, dtype=np.float32)}, {"model": "example"})
+        >>> read(path).weights["layer.weight"].tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    content = _read_bytes(path, limits or Limits())
+    metadata = _checked_header(path, content, limits or Limits()).get("__metadata__", {})
+    try:
+        tensors = safetensors.deserialize(content)  # checks offsets against each other and the file
+    except safetensors.SafetensorError as error:
+        raise SuspectFileError(f"{path}: not a valid safetensors file ({error})") from None
+    arrays = {name: _to_float32(path, name, tensor) for name, tensor in tensors}
+    return ModelFile(arrays, dict(metadata), hashlib.sha256(content).hexdigest())
+
+
+def write(
+    path: Path,
+    weights: Mapping[str, NDArray[np.float32]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    replace: bool = False,
+) -> None:
+    """Write weights as a private safetensors file, whole or not at all.
+
+    Raises:
+        OutputExistsError: The file exists and ``replace`` is false.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    content = safetensors.numpy.save(contiguous, dict(metadata or {}))
+    files.write(path, content, replace=replace)
+
+
+def digest(weights: Mapping[str, NDArray[np.float32]]) -> str:
+    """Return the SHA-256 of names, shapes and values, whatever file they are stored in.
+
+    Example:
+        >>> a = {"b": np.ones(2, np.float32), "a": np.zeros((1, 2), np.float32)}
+        >>> digest(a) == digest(dict(reversed(a.items())))
+        True
+    """
+    total = hashlib.sha256(b"smdl-weights/1")
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name], dtype="<f4")
+        total.update(json.dumps([name, list(array.shape)]).encode())
+        total.update(array.data)
+    return total.hexdigest()
+
+
+def _read_bytes(path: Path, limits: Limits) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise SuspectFileError(f"{path}: cannot be opened as a plain file ({error})") from None
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise SuspectFileError(f"{path}: not a regular file; expected a .safetensors file")
+        if status.st_size > limits.file_bytes:
+            raise SuspectFileError(
+                f"{path}: {status.st_size:,} bytes, at most {limits.file_bytes:,} are examined"
+            )
+        return stream.read(limits.file_bytes + 1)
+
+
+def _checked_header(path: Path, content: bytes, limits: Limits) -> dict[str, Any]:
+    if content.startswith(_PICKLE_MAGIC):
+        raise SuspectFileError(
+            f"{path}: a pickle or PyTorch archive, which can run code when loaded; convert it to "
+            "safetensors on a machine that may be lost, then examine that file"
+        )
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > limits.header_bytes or 8 + length > len(content):
+        raise SuspectFileError(
+            f"{path}: not a safetensors file, or truncated ({len(content):,} bytes, header claims "
+            f"{length:,}; at most {limits.header_bytes:,})"
+        )
+    try:
+        header = json.loads(content[8 : 8 + length])
+    except (ValueError, RecursionError):
+        raise SuspectFileError(f"{path}: the safetensors header is not JSON") from None
+    if not isinstance(header, dict) or len(header) > limits.tensors:
+        raise SuspectFileError(f"{path}: the header must name at most {limits.tensors:,} tensors")
+    for name, entry in header.items():
+        if name != "__metadata__":
+            _check_entry(path, name, entry, len(content) - 8 - length)
+    return header
+
+
+def _check_entry(path: Path, name: str, entry: Any, available: int) -> None:
+    what = f"{path}: tensor {name[:80]!r}"
+    if not isinstance(entry, dict) or entry.get("dtype") not in _ITEM_SIZES:
+        found = entry.get("dtype") if isinstance(entry, dict) else entry
+        raise SuspectFileError(
+            f"{what} has type {str(found)[:20]!r}; examined are {', '.join(_ITEM_SIZES)}"
+        )
+    shape = entry.get("shape")
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise SuspectFileError(f"{what} has no valid shape")
+    claimed = math.prod(shape) * _ITEM_SIZES[entry["dtype"]]
+    if claimed > available:
+        raise SuspectFileError(f"{what} claims {claimed:,} bytes, the file holds {available:,}")
+
+
+def _to_float32(path: Path, name: str, tensor: Mapping[str, Any]) -> NDArray[np.float32]:
+    raw, dtype = tensor["data"], tensor["dtype"]
+    if dtype == "BF16":  # the upper half of a float32
+        array = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        source = np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = source.astype(np.float32)
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise SuspectFileError(
+            f"{path}: tensor {name[:80]!r} has {count} values that are NaN, infinite or too large"
+        )
+    return array.reshape(tensor["shape"])
