@@ -52,8 +52,8 @@ def evaluate(message: Message, context: Context) -> Message:
     metrics = MetricRecord(
         {
             records.NUM_EXAMPLES: len(shard),
-            "eval-accuracy": result.accuracy,
-            "eval-loss": result.loss,
+            records.EVAL_ACCURACY: result.accuracy,
+            records.EVAL_LOSS: result.loss,
         }
     )
     return Message(RecordDict({records.METRICS: metrics}), reply_to=message)

@@ -40,6 +40,18 @@ class DataConfig(Section):
     dirichlet_alpha: Positive = Field(alias="dirichlet-alpha")
     participants: int = Field(alias="num-participants", ge=1, le=10_000)
 
+    @classmethod
+    def of_one_party(cls, source: str, directory: str, image_size: int) -> "DataConfig":
+        """Return the settings to read a source that belongs to one party as a whole."""
+        return cls(
+            source=source,
+            directory=directory,
+            image_size=image_size,
+            sharding="iid",
+            dirichlet_alpha=1.0,
+            participants=1,
+        )
+
 
 class TrainingConfig(Section):
     """One participant's local training in one round."""
@@ -94,10 +106,10 @@ class RunConfig(Section):
         >>> config = parse(load_defaults(example_app_dir()))
         >>> config.fingerprint.code_length
         304
-        >>> parse({**load_defaults(example_app_dir()), "fingerprint.code-lenght": 304})
+        >>> parse({**load_defaults(example_app_dir()), "sede": 8})
         Traceback (most recent call last):
         ...
-        smdl_flower.errors.ConfigError: fingerprint.code-lenght: unknown key; did you mean fingerprint.code-length?
+        smdl_flower.errors.ConfigError: sede: unknown key; did you mean seed?
     """
 
     scenario: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")

@@ -104,6 +104,7 @@ def load_test(config: DataConfig) -> Images:
     return test.load(np.arange(len(test.labels)))
 
 
+@functools.lru_cache(maxsize=16)  # asked for every round; a simulation worker serves several
 def load_shard(config: DataConfig, *, participant: int, seed: int) -> Images:
     """Return the training images of one participant.
 

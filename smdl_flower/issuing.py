@@ -3,8 +3,8 @@
 Each copy is embedded, written, *read back from the file*, and only then recorded and moved into
 place: its payload must read without error, its carrier must accuse its customer, and its accuracy
 on public images must be within the budget. A copy that fails is not issued and the reason is kept.
-Nothing here touches private images, so a DP guarantee of the base model holds for all copies jointly
-(post-processing).
+Nothing here touches private images, so a DP guarantee of the base model holds for all copies
+jointly (post-processing).
 """
 
 from collections.abc import Iterator, Sequence

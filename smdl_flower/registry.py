@@ -67,12 +67,13 @@ class _State:
 
 
 class Registry:
-    """An open registry; every call reads and checks the whole log first.
+    """An open registry; every call first reads and checks what was added to the log since.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> registry = Registry.create(f"sqlite:///{folder}/r.db", OwnerKey(bytes(32)), folder / "head")
+        >>> url, key = f"sqlite:///{folder}/registry.db", OwnerKey(bytes(32))
+        >>> registry = Registry.create(url, key, folder / "registry.head")
         >>> registry.add_customers(["clinic-a", "bank-b"])
         >>> registry.customers()
         ('clinic-a', 'bank-b')
@@ -85,6 +86,7 @@ class Registry:
             raise ConfigError(f"registry: not a usable database URL ({error})") from None
         self._key = key
         self._head = head
+        self._state = _State()  # of the entries checked so far
 
     @classmethod
     def create(cls, url: str, key: OwnerKey, head: Path) -> "Registry":
@@ -174,17 +176,22 @@ class Registry:
     @contextmanager
     def _writing(self) -> Iterator[tuple[_State, Any]]:
         """One transaction: the checked state, and a function that appends an entry to it."""
-        with self._connection() as connection:
-            state = self._replay(connection)
+        try:
+            with self._connection() as connection:
+                state = self._replay(connection)
 
-            def append(kind: str, body: dict[str, str]) -> None:
-                text = json.dumps(body, sort_keys=True)
-                mac = self._mac(state.entries, kind, text, state.last_mac)
-                row = {"number": state.entries, "kind": kind, "body": text, "mac": mac.hex()}
-                connection.execute(_TABLE.insert().values(row))
-                state.entries, state.last_mac = state.entries + 1, mac
+                def append(kind: str, body: dict[str, str]) -> None:
+                    text = json.dumps(body, sort_keys=True)
+                    mac = self._mac(state.entries, kind, text, state.last_mac)
+                    row = {"number": state.entries, "kind": kind, "body": text, "mac": mac.hex()}
+                    connection.execute(_TABLE.insert().values(row))
+                    _apply(state, kind, body)
+                    state.entries, state.last_mac = state.entries + 1, mac
 
-            yield state, append
+                yield state, append
+        except BaseException:
+            self._state = _State()  # what was appended is rolled back: read it all anew
+            raise
         # After the commit: a head that lags behind a complete log is accepted, the reverse is not.
         self._write_head(state)
 
@@ -198,8 +205,9 @@ class Registry:
 
     def _replay(self, connection: sql.Connection) -> _State:
         head_entries, head_mac = self._read_head()
-        state = _State()
-        for row in connection.execute(_TABLE.select().order_by(_TABLE.c.number)):
+        state = self._state
+        added = _TABLE.select().where(_TABLE.c.number >= state.entries).order_by(_TABLE.c.number)
+        for row in connection.execute(added):
             expected = self._mac(state.entries, row.kind, row.body, state.last_mac)
             if row.number != state.entries or row.mac != expected.hex():
                 raise IntegrityError(

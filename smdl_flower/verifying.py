@@ -1,8 +1,8 @@
 """Suspect file -> verdict.
 
-The suspect is compared with every base model of the owner that has its shapes. For each, it is read
-without any knowledge of customers; then every issued word is tested twice (carrier and payload), and
-the false-accusation bound is shared among all these tests.
+The suspect is compared with every base model of the owner that has its shapes. For each, it is
+read without any knowledge of customers; then every issued word is tested twice (carrier and
+payload), and the false-accusation bound is shared among all these tests.
 """
 
 import math
@@ -207,8 +207,8 @@ def _remarks(examinations: list[Examination]) -> list[str]:
     for e in examinations:
         if e.reading.equals_base:
             remarks.append(
-                f"the suspect's marked weights equal base model {e.model.model_id}: it is unmarked, "
-                "so it came from the owner or was rebuilt by somebody who has the base model"
+                f"the suspect's marked weights equal base model {e.model.model_id}: it is "
+                "unmarked, so it came from the owner or from somebody who has the base model"
             )
         if e.reading.erased > 0.0:
             remarks.append(f"{e.reading.erased:.1%} of the marked weights are zero")

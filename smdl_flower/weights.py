@@ -65,8 +65,8 @@ def read(path: Path, limits: Limits | None = None) -> ModelFile:
     Half, bfloat16 and double tensors are converted to float32.
 
     Raises:
-        SuspectFileError: Not a regular file, not safetensors, over a limit, truncated, a tensor type
-            that is no floating point, or a value that is NaN, infinite or too large for float32.
+        SuspectFileError: Not a regular file, not safetensors, over a limit, truncated, a tensor
+            that is not floating point, or a value that is NaN, infinite or too large for float32.
 
     Example:
         >>> import tempfile

@@ -94,11 +94,11 @@ def _add_carrier(mark: Mark, key: CustomerKey) -> tuple[Vector, NDArray[np.float
     weights = np.empty_like(mark.base)
     sums = np.zeros(spreading.length)
     for where, values in carriers.chunks(key, mark.layout.size):
-        values *= profile[where]
-        values *= gain
-        weights[where] = values
-        values *= spreading.signed_profile[where]
-        sums += sum_by_group(spreading.groups[where], values, spreading.length)
+        step = weights[where]
+        np.multiply(values, profile[where], out=step)
+        step *= gain
+        products = step * spreading.signed_profile[where]
+        sums += sum_by_group(spreading.groups[where], products, spreading.length)
     for where, scale in mark.layout.pieces(CHUNK):
         weights[where] *= scale
         weights[where] += mark.base[where]

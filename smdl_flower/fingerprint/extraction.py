@@ -2,8 +2,8 @@
 
 Both are functions of suspect, base model and campaign key only; no customer's word enters
 (assumption A3), so whatever happens here, an innocent's score keeps its law. Power comes from
-whitening: in each layer and sensitivity bin the suspect's deviation is centred, clipped and weighted
-by the inverse of its own variance, so that heavily altered weights do not drown the others.
+whitening: in each layer and sensitivity bin the suspect's deviation is centred, clipped and
+weighted by the inverse of its own variance, so that heavily altered weights do not drown the rest.
 """
 
 from dataclasses import dataclass, field

@@ -3,10 +3,10 @@
 master --HKDF, salt = SHA-256 of w0--> campaign key --HKDF, info = customer--> customer key
        --HKDF, info = label--> AES-256-CTR key stream.
 
-A campaign key exists only after its base model w0 is fixed (assumption A2), and a customer's key can
-be opened to a judge alone. The customer's *name* is the derivation label, so a registry that swaps
-names cannot shift an accusation. HKDF: RFC 5869; CTR: NIST SP 800-38A. No library random generator
-is involved: their streams are neither stable over versions nor secret.
+A campaign key exists only after its base model w0 is fixed (assumption A2), and a customer's key
+can be opened to a judge alone. The customer's *name* is the derivation label, so a registry that
+swaps names cannot shift an accusation. HKDF: RFC 5869; CTR: NIST SP 800-38A. No library random
+generator is involved: their streams are neither stable over versions nor secret.
 """
 
 import hmac
@@ -106,9 +106,9 @@ class OwnerKey:
         """Return the 32-byte HMAC-SHA256 of a message, under a key for that purpose only."""
         return hmac.digest(_expand(self.secret, f"mac/{purpose}"), message, "sha256")
 
-    def fingerprint(self) -> str:
-        """Return a public name of the key, hexadecimal, that does not help to find it."""
-        return self.authenticate("public-name", b"")[:16].hex()
+    def commitment(self) -> str:
+        """Return a value, hexadecimal, that binds to this key and does not help to find it."""
+        return self.authenticate("commitment", b"").hex()
 
 
 def _expand(secret: bytes, label: str) -> bytes:

@@ -66,8 +66,8 @@ def _diagonal_fisher(
         loss = nn.functional.cross_entropy(logits, label)
         for total, gradient in zip(sums, torch.autograd.grad(loss, marked), strict=True):
             total.addcmul_(gradient, gradient)
-    total = np.concatenate([s.numpy().ravel() for s in sums])
-    return (total / samples).astype(np.float32)
+    vector = np.concatenate([s.numpy().ravel() for s in sums])
+    return np.asarray(vector / samples, dtype=np.float32)
 
 
 def _root_mean_square(values: Vector) -> float:

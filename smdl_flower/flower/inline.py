@@ -46,7 +46,7 @@ class InlineGrid(Grid):
         """Not available inline."""
         raise NotImplementedError("an inline run has no Run object")
 
-    def create_message(  # Flower's own signature  # noqa: PLR0913, PLR0917
+    def create_message(  # Flower's own signature
         self,
         content: RecordDict,
         message_type: str,
@@ -74,7 +74,7 @@ class InlineGrid(Grid):
                 continue
             try:
                 reply = self._app(message, self._contexts[node])
-            except Exception as error:  # noqa: BLE001 - whatever a participant does is its reply
+            except Exception as error:  # whatever a participant does is its reply
                 reply = Message(Error(code=APP_ERROR, reason=repr(error)), reply_to=message)
             self._replies[identifier] = reply
         return identifiers

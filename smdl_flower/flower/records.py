@@ -19,6 +19,8 @@ PROVENANCE = "provenance"
 
 NUM_EXAMPLES = "num-examples"
 TRAIN_LOSS = "train-loss"
+EVAL_ACCURACY = "eval-accuracy"
+EVAL_LOSS = "eval-loss"
 LEARNING_RATE = "learning-rate"
 SERVER_ROUND = "server-round"
 PROXIMAL_MU = "proximal-mu"
@@ -76,7 +78,7 @@ def check_train_reply(message: Message, expected: Weights, code_sha256: str) -> 
         InvalidReplyError: With the reason.
     """
     if message.has_error():
-        raise InvalidReplyError(f"error reply: {message.error.reason[:300]}")
+        raise InvalidReplyError(f"error reply: {(message.error.reason or '')[:300]}")
     content = message.content
     if set(content.array_records) != {ARRAYS} or set(content.metric_records) != {METRICS}:
         raise InvalidReplyError("it must hold one array record and one metric record")
@@ -89,14 +91,36 @@ def check_train_reply(message: Message, expected: Weights, code_sha256: str) -> 
     _check_arrays(content.array_records[ARRAYS], expected)
 
 
+def check_evaluate_reply(message: Message) -> None:
+    """Accept an evaluation reply or say why not.
+
+    Raises:
+        InvalidReplyError: With the reason.
+    """
+    if message.has_error():
+        raise InvalidReplyError(f"error reply: {(message.error.reason or '')[:300]}")
+    content = message.content
+    if set(content.metric_records) != {METRICS} or content.array_records:
+        raise InvalidReplyError("it must hold one metric record and no arrays")
+    metrics = content.metric_records[METRICS]
+    if set(metrics) != {NUM_EXAMPLES, EVAL_ACCURACY, EVAL_LOSS}:
+        raise InvalidReplyError("its metrics must be num-examples, eval-accuracy and eval-loss")
+    _check_numbers(metrics)
+
+
 def _check_metrics(metrics: MetricRecord) -> None:
     if set(metrics) != {NUM_EXAMPLES, TRAIN_LOSS}:
         raise InvalidReplyError(f"its metrics must be {NUM_EXAMPLES} and {TRAIN_LOSS} only")
-    examples, loss = metrics[NUM_EXAMPLES], metrics[TRAIN_LOSS]
+    _check_numbers(metrics)
+
+
+def _check_numbers(metrics: MetricRecord) -> None:
+    examples = metrics[NUM_EXAMPLES]
     if not isinstance(examples, int) or not 0 < examples <= LARGEST_SHARD:
         raise InvalidReplyError(f"{NUM_EXAMPLES} is {examples!r}; expected 1 to {LARGEST_SHARD:,}")
-    if isinstance(loss, list) or not math.isfinite(loss):
-        raise InvalidReplyError(f"{TRAIN_LOSS} is {loss!r}; expected a finite number")
+    for name, value in metrics.items():
+        if isinstance(value, list) or not math.isfinite(value):
+            raise InvalidReplyError(f"{name} is {value!r}; expected a finite number")
 
 
 def _check_arrays(arrays: ArrayRecord, expected: Weights) -> None:

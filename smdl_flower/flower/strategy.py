@@ -155,9 +155,17 @@ class FingerprintStrategy(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Let the inner strategy aggregate the participants' own evaluations."""
+        """Let the inner strategy aggregate the participants' own valid evaluations."""
         number = server_round + self._rules.completed
-        metrics = self._inner.aggregate_evaluate(number, replies)
+        valid = []
+        for reply in replies:
+            try:
+                records.check_evaluate_reply(reply)
+            except records.InvalidReplyError as error:
+                log.warning("evaluation of node %s refused: %s", reply.metadata.src_node_id, error)
+            else:
+                valid.append(reply)
+        metrics = self._inner.aggregate_evaluate(number, valid)
         self._progress.metrics |= {f"participants-{k}": v for k, v in _plain(metrics).items()}
         return metrics
 

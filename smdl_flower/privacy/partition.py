@@ -27,6 +27,9 @@ class Label(StrEnum):
     GUARDED = "guarded"
 
 
+_LEAVES = frozenset({Label.GUARDED})
+
+
 @dataclass(frozen=True)
 class PrivacyPartition:
     """A total, disjoint labelling of a model's tensors.
@@ -48,7 +51,7 @@ class PrivacyPartition:
 
     def allowed(self) -> tuple[str, ...]:
         """Return the names of the tensors that may leave a participant."""
-        return tuple(name for name, label in self.labels if label is Label.GUARDED)
+        return tuple(name for name, label in self.labels if label in _LEAVES)
 
     def select(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tensors that may leave, and no others.

@@ -1,0 +1,5 @@
+"""The command line ``smdl``."""
+
+from smdl_flower.cli.main import main
+
+__all__ = ["main"]

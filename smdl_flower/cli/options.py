@@ -1,0 +1,50 @@
+"""Options that several commands share, and how a home is opened."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from smdl_flower import keyfile
+from smdl_flower.flower.owner import home_path, read_passphrase_file
+from smdl_flower.home import OwnerHome
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="The owner's home.  [default: $SMDL_HOME or ~/.smdl]"),
+]
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", help="File whose first line opens the master key."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a value: key=value. May be repeated.")
+]
+
+console = Console()
+messages = Console(stderr=True)
+
+
+def resolve_home(home: Path | None) -> Path:
+    """Return the home that is meant."""
+    return home.expanduser() if home else home_path()
+
+
+def open_home(home: Path | None, passphrase_file: Path | None) -> OwnerHome:
+    """Open the owner's home, asking for the passphrase if it takes one."""
+    path = resolve_home(home)
+    OwnerHome.require(path)
+    passphrase = read_passphrase_file(passphrase_file)
+    if passphrase is None and keyfile.is_encrypted(path / "master.key"):
+        passphrase = typer.prompt("Passphrase", hide_input=True, err=True)
+    return OwnerHome.open(path, passphrase)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print a document for programs."""
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))

@@ -1,0 +1,119 @@
+"""``smdl init`` and ``smdl issue``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smdl_flower import issuing, weights
+from smdl_flower.cli import tables
+from smdl_flower.cli.options import (
+    HomeOption,
+    JsonOption,
+    PassphraseOption,
+    console,
+    open_home,
+    print_json,
+    resolve_home,
+)
+from smdl_flower.config import DataConfig, FingerprintConfig
+from smdl_flower.data import load_test
+from smdl_flower.errors import ConfigError
+from smdl_flower.flower.owner import read_passphrase_file
+from smdl_flower.home import OwnerHome
+from smdl_flower.issuing import FidelityGate
+from smdl_flower.models import ModelSpec
+from smdl_flower.weights import ModelFile
+
+
+def init(
+    home: HomeOption = None,
+    passphrase_file: PassphraseOption = None,
+    registry: Annotated[
+        str | None,
+        typer.Option("--registry", help="SQLAlchemy URL.  [default: SQLite in the home]"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create the owner's home: master key and registry of customers.
+
+    Keep a backup of it in a safe place: without the key no copy can be traced, and whoever has the
+    key can forge evidence.
+    """
+    passphrase = read_passphrase_file(passphrase_file)
+    created = OwnerHome.create(resolve_home(home), passphrase=passphrase, registry_url=registry)
+    document = {
+        "format": "smdl-init/1",
+        "home": str(created.path),
+        "encrypted": passphrase is not None,
+        "key_commitment": created.key.commitment(),
+    }
+    if as_json:
+        print_json(document)
+        return
+    console.print(f"Created {created.path}. Back it up; nobody can restore the key.")
+    if passphrase is None:
+        console.print("The master key is not encrypted; --passphrase-file FILE would do that.")
+    console.print(f"Key commitment to publish before you deliver: {document['key_commitment']}")
+
+
+def issue(
+    model: Annotated[Path, typer.Argument(help="Trained model, a safetensors file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the copies.")],
+    customers: Annotated[
+        list[str] | None,
+        typer.Option("--customer", help="Name. May be repeated.  [default: all]"),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option("--arch", help="cnn, resnet8, a torchvision classifier, or module:factory."),
+    ] = None,
+    channels: Annotated[int, typer.Option(help="Channels of an image, with --arch.")] = 3,
+    classes: Annotated[int, typer.Option(help="Number of classes, with --arch.")] = 10,
+    image_size: Annotated[int, typer.Option(help="Pixels per side, with --arch.")] = 32,
+    data: Annotated[
+        str | None, typer.Option(help="Public images to check each copy's accuracy on.")
+    ] = None,
+    data_dir: Annotated[str, typer.Option(help="Folder of those images.")] = "",
+    no_fidelity_check: Annotated[
+        bool, typer.Option("--no-fidelity-check", help="Issue without checking accuracy.")
+    ] = False,
+    code_length: Annotated[int, typer.Option(help="Bits of a fingerprint.")] = 304,
+    strength: Annotated[float, typer.Option(help="Size of the mark.")] = 0.2,
+    max_accuracy_drop: Annotated[float, typer.Option(help="A copy may lose this much.")] = 0.01,
+    home: HomeOption = None,
+    passphrase_file: PassphraseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fingerprint a trained model: one checked copy per customer.
+
+    The model must say what it is (our own files do) or be described by --arch and its companions.
+    """
+    if (data is None) != no_fidelity_check:
+        raise ConfigError("say which public images to check with (--data), or --no-fidelity-check")
+    config = FingerprintConfig(
+        where="server",
+        code_length=code_length,
+        strength=strength,
+        max_accuracy_drop=max_accuracy_drop,
+        demo_customers=0,
+    )
+    owner = open_home(home, passphrase_file)
+    file = weights.read(model)
+    spec = ModelSpec(arch, channels, classes, image_size) if arch else _described(file)
+    images = load_test(DataConfig.of_one_party(data, data_dir, spec.image_size)) if data else None
+    gate = FidelityGate(images, max_accuracy_drop)
+    names = customers or list(owner.registry.customers())
+    if not names:
+        raise ConfigError("the registry has no customers; say: smdl customer add NAME")
+    campaign = issuing.open_campaign(owner, spec, file.weights, config, gate)
+    results = list(issuing.issue(owner, campaign, names, out))
+    if as_json:
+        print_json(tables.issue_json(campaign, results))
+    else:
+        tables.print_copies(campaign.base_accuracy, [tables.copy_row(r) for r in results])
+    issuing.require_issued(results)
+
+
+def _described(file: ModelFile) -> ModelSpec:
+    return ModelSpec.from_metadata(file.metadata)

@@ -1,0 +1,85 @@
+"""What people see at the end of a command."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from smdl_flower.cli.options import console
+from smdl_flower.evidence import Verdict
+from smdl_flower.issuing import Campaign, IssueResult
+
+
+def print_run(outcome: Mapping[str, Any]) -> None:
+    """Print the closing table of a run."""
+    if outcome["where"] == "offline":
+        console.print(f"Training is done. Next, where the owner's home is: {outcome['next']}")
+        return
+    console.print(
+        f"Base model {outcome['model_id']}: {outcome['marked_weights']:,} marked weights, "
+        f"{outcome['code_length']} bits per copy"
+    )
+    print_copies(outcome["base_accuracy"], outcome["copies"])
+
+
+def print_copies(base_accuracy: float | None, copies: Sequence[Mapping[str, Any]]) -> None:
+    """Print one row per customer."""
+    table = Table(title=f"Issued copies (base model: {_percent(base_accuracy)})")
+    for heading in ("customer", "accuracy", "bits read back", "carrier score", "issued"):
+        table.add_column(heading, justify="left" if heading == "customer" else "right")
+    for copy in copies:
+        table.add_row(
+            copy["customer"],
+            _percent(copy["accuracy"]),
+            str(copy["matching_bits"]),
+            f"{copy['carrier_score']:.0f}",
+            "yes" if copy["path"] else f"no: {copy['reason']}",
+        )
+    console.print(table)
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """Print a verdict in words, then the evidence."""
+    style = "bold red" if verdict.accused else "bold"
+    console.print(Text(verdict.summary(), style=style))
+    if verdict.accused:
+        table = Table()
+        for heading in ("customer", "evidence", "score", "log10 p (innocent)", "accuses below"):
+            table.add_column(heading, justify="left" if heading == "customer" else "right")
+        for accusation in verdict.accused:
+            for witness in accusation.witnesses:
+                table.add_row(
+                    accusation.customer,
+                    witness.evidence,
+                    f"{witness.score:.1f}",
+                    f"{witness.log10_p:.1f}",
+                    f"{witness.threshold:.1f}",
+                )
+        console.print(table)
+    bits = len(verdict.payload.bits)
+    console.print(
+        f"{verdict.customers} customers compared with model {verdict.model_id}; best codeword: "
+        f"{verdict.payload.matching_bits} of {bits} bits"
+    )
+    for remark in verdict.remarks:
+        console.print(f"Note: {remark}", markup=False, highlight=False)
+
+
+def issue_json(campaign: Campaign, results: Sequence[IssueResult]) -> dict[str, Any]:
+    """Return the document that ``smdl issue --json`` prints."""
+    return {
+        "format": "smdl-issue/1",
+        "model_id": campaign.model.model_id,
+        "base_accuracy": campaign.base_accuracy,
+        "copies": [copy_row(result) for result in results],
+    }
+
+
+def copy_row(result: IssueResult) -> dict[str, Any]:
+    """Return a result as plain values."""
+    return {**vars(result), "path": str(result.path) if result.path else None}
+
+
+def _percent(value: float | None) -> str:
+    return "not checked" if value is None else f"{value:.1%}"

@@ -1,0 +1,122 @@
+"""Launch a scenario on one of the engines; the same two apps run on both."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from smdl_flower import config, files
+from smdl_flower.config import Scalar
+from smdl_flower.errors import FederationError, OutputExistsError, SmdlError
+from smdl_flower.flower import inline, simulation
+from smdl_flower.flower.owner import HOME_VARIABLE, PASSPHRASE_FILE_VARIABLE
+from smdl_flower.flower.run_folder import COMMIT_VARIABLE, RUN_DIRECTORY_VARIABLE, RunFolder
+
+Engine = Literal["flower", "inline"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A scenario ready to run.
+
+    Attributes:
+        app: Directory of the Flower app.
+        scenario: The scenario file.
+        flat: The whole run config, checked.
+        folder: New run folder.
+        home: The owner's home.
+        passphrase_file: Of the home, if it is encrypted.
+    """
+
+    app: Path
+    scenario: Path
+    flat: dict[str, Scalar]
+    folder: Path
+    home: Path
+    passphrase_file: Path | None
+
+    def environment(self) -> dict[str, str]:
+        """Return what the server app learns by environment: paths, never a secret itself."""
+        variables = {
+            RUN_DIRECTORY_VARIABLE: str(self.folder.resolve()),
+            HOME_VARIABLE: str(self.home.expanduser().resolve()),
+            COMMIT_VARIABLE: _git_commit(self.app),
+        }
+        if self.passphrase_file:
+            variables[PASSPHRASE_FILE_VARIABLE] = str(self.passphrase_file.resolve())
+        return variables
+
+
+def launch(plan: Launch, engine: Engine) -> RunFolder:
+    """Run a scenario to its end.
+
+    Raises:
+        FederationError: The run failed; its folder says why.
+        OutputExistsError: The run folder is in use.
+    """
+    if plan.folder.exists() and any(plan.folder.iterdir()):
+        raise OutputExistsError(f"{plan.folder} is not empty; choose another --out")
+    files.make_private_directory(plan.folder)
+    files.write(plan.folder / "scenario.toml", plan.scenario.read_bytes())
+    participants = config.parse(plan.flat).data.participants
+    folder = RunFolder(plan.folder)
+    if engine == "inline":
+        with _apps_importable(plan.app), _environment(plan.environment()):
+            server = importlib.import_module("server_app.app").app
+            client = importlib.import_module("client_app.app").app
+            inline.run(server, client, participants, plan.flat)
+    else:
+        try:
+            simulation.run(plan.app, participants, plan.flat, plan.environment())
+        except FederationError as error:
+            raise _explained(folder, error) from None
+    outcome = folder.outcome()
+    if outcome is None or outcome["status"] != "completed":
+        raise FederationError(f"the run left no result in {plan.folder}; see the log above")
+    return folder
+
+
+def _explained(folder: RunFolder, error: SmdlError) -> SmdlError:
+    """The server app's own words, where it got as far as leaving any."""
+    outcome = folder.outcome()
+    if outcome and outcome["status"] == "failed":
+        return FederationError(f"the run failed: {outcome['error']}")
+    return error
+
+
+@contextmanager
+def _apps_importable(app: Path) -> Iterator[None]:
+    sys.path.insert(0, str(app))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(app))
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _git_commit(app: Path) -> str:
+    done = subprocess.run(  # noqa: S603
+        ["git", "-C", str(app), "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
