@@ -1,0 +1,89 @@
+"""A thief trains a copy on images of its own."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from smdl_flower import data, models, training
+from smdl_flower.attacks import finetuning
+from smdl_flower.attacks.finetuning import FineTuneOptions
+from smdl_flower.config import DataConfig
+from smdl_flower.errors import ConfigError, DataError, SuspectFileError
+from smdl_flower.models import ModelSpec
+from smdl_flower.weights import Weights
+
+SPEC = ModelSpec("cnn", channels=1, classes=10, image_size=8)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep PyTorch to one thread: for tensors this small, sharing two cores costs seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def options(**changes: object) -> FineTuneOptions:
+    values = {"data": "digits", "images": 128, "epochs": 10, "learning-rate": 0.05}
+    return FineTuneOptions.model_validate(values | changes)
+
+
+def untrained() -> Weights:
+    return models.to_weights(models.build(SPEC, seed=1))
+
+
+def test_fine_tuning_lowers_the_loss_on_the_thiefs_images() -> None:
+    copy = untrained()
+    tuned = finetuning.fine_tune(copy, SPEC, options())
+    images = finetuning.thief_images(options(), SPEC.image_size)
+    before = training.evaluate(models.from_weights(SPEC, copy), images)
+    after = training.evaluate(models.from_weights(SPEC, tuned), images)
+    assert after.loss < 0.8 * before.loss
+    assert {name: a.shape for name, a in tuned.items()} == {n: a.shape for n, a in copy.items()}
+    assert all(np.isfinite(array).all() for array in tuned.values())
+
+
+def test_the_same_settings_give_the_same_model_and_another_seed_another() -> None:
+    def tuned(seed: int) -> bytes:
+        result = finetuning.fine_tune(untrained(), SPEC, options(seed=seed, epochs=1))
+        return b"".join(array.tobytes() for array in result.values())
+
+    assert tuned(1) == tuned(1)
+    assert tuned(1) != tuned(2)
+
+
+def test_a_thief_has_as_many_training_images_as_said_and_no_test_image() -> None:
+    images = finetuning.thief_images(options(images=300), image_size=8)
+    assert len(images) == 300
+    test = data.load_test(DataConfig.of_one_party("digits", "", 8))
+    unseen = {pixels.numpy().tobytes() for pixels in test.pixels}
+    assert not any(pixels.numpy().tobytes() in unseen for pixels in images.pixels)
+    assert len(images.labels.unique()) == 10  # a mixture, not the first of a sorted list
+
+
+def test_thieves_with_more_images_have_those_of_a_smaller_thief_too() -> None:
+    few = finetuning.thief_images(options(images=20), image_size=8)
+    many = finetuning.thief_images(options(images=50), image_size=8)
+    other = finetuning.thief_images(options(images=20, seed=2), image_size=8)
+    assert torch.equal(many.pixels[:20], few.pixels)
+    assert not torch.equal(other.pixels, few.pixels)
+
+
+def test_images_come_at_the_size_the_model_takes() -> None:
+    assert finetuning.thief_images(options(images=3), image_size=12).pixels.shape == (3, 1, 12, 12)
+
+
+def test_an_unknown_source_and_a_missing_folder_are_refused() -> None:
+    with pytest.raises(ConfigError, match="data: 'letters' is unknown"):
+        finetuning.fine_tune(untrained(), SPEC, options(data="letters"))
+    missing = options(data="imagefolder", **{"data-dir": "/no/such/place"})
+    with pytest.raises(DataError, match="/no/such/place"):
+        finetuning.fine_tune(untrained(), SPEC, missing)
+
+
+def test_a_copy_of_another_model_is_refused() -> None:
+    with pytest.raises(SuspectFileError, match="do not fit the model"):
+        finetuning.fine_tune(untrained(), ModelSpec("resnet8", 1, 10, 8), options())
