@@ -28,6 +28,10 @@ class OutputExistsError(SmdlError):
     """A file that would be overwritten is already there."""
 
 
+class MissingFileError(SmdlError):
+    """A file that was named is not there."""
+
+
 class CapacityError(SmdlError):
     """The model is too small for the fingerprint that was asked for."""
 

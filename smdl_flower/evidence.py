@@ -76,6 +76,7 @@ class Verdict:
         alignment: How the suspect was aligned.
         highest_unnamed_score: Largest carrier score of a customer who is not named.
         remarks: What else a reader should know.
+        carrier_scores: Of all customers, without their names, ascending; for the plot.
     """
 
     suspect: Suspect
@@ -88,6 +89,7 @@ class Verdict:
     alignment: str
     highest_unnamed_score: float | None
     remarks: tuple[str, ...]
+    carrier_scores: tuple[float, ...] = ()
 
     @property
     def exit_code(self) -> int:

@@ -166,6 +166,7 @@ def _judge(
         alignment=closest.reading.alignment,
         highest_unnamed_score=max(unnamed, default=None),
         remarks=tuple(_remarks(examinations)),
+        carrier_scores=tuple(sorted(c.carrier_score for e in examinations for c in e.comparisons)),
     )
 
 

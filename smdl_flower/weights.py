@@ -21,7 +21,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from smdl_flower import files
-from smdl_flower.errors import SuspectFileError
+from smdl_flower.errors import MissingFileError, SuspectFileError
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -65,6 +65,7 @@ def read(path: Path, limits: Limits | None = None) -> ModelFile:
     Half, bfloat16 and double tensors are converted to float32.
 
     Raises:
+        MissingFileError: There is no such file.
         SuspectFileError: Not a regular file, not safetensors, over a limit, truncated, a tensor
             that is not floating point, or a value that is NaN, infinite or too large for float32.
 
@@ -120,13 +121,18 @@ def digest(weights: Mapping[str, NDArray[np.float32]]) -> str:
 
 def _read_bytes(path: Path, limits: Limits) -> bytes:
     try:
+        # A link may point anywhere; a pipe would block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise SuspectFileError(f"{path}: cannot be opened as a plain file ({error})") from None
+        reason = os.strerror(error.errno or 0)
+        raise SuspectFileError(f"{path}: cannot be opened as a plain file ({reason})") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise SuspectFileError(f"{path}: not a regular file; expected a .safetensors file")
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise SuspectFileError(f"{path}: not a regular file; expected a .safetensors file")
         if status.st_size > limits.file_bytes:
             raise SuspectFileError(
                 f"{path}: {status.st_size:,} bytes, at most {limits.file_bytes:,} are examined"

@@ -52,6 +52,7 @@ def simulate(
         home=resolve_home(home),
         passphrase_file=passphrase_file,
     )
+    launching.prepare(plan)
     with progress.of_run(plan.folder, run.federation.rounds, quiet=as_json):
         folder = launching.launch(plan, engine)
     report.write_run_report(folder.path)

@@ -70,14 +70,14 @@ def load(run: Path, config_sha256: str) -> Checkpoint:
 
 
 def optimizer_state(strategy: Strategy) -> Weights:
-    """Return what a strategy carries from round to round besides the model."""
+    """Return what a strategy carries from round to round besides the model, as float32."""
     state: Weights = {}
     for attribute in _OPTIMIZER_STATE:
         value = getattr(strategy, attribute, None)
-        if isinstance(value, dict):
-            state |= {f"{attribute}/{key}": np.asarray(array) for key, array in value.items()}
-        elif isinstance(value, list):
-            state |= {f"{attribute}/#{i:06d}": np.asarray(a) for i, a in enumerate(value)}
+        if isinstance(value, list):
+            value = {f"#{i:06d}": array for i, array in enumerate(value)}
+        for key, array in (value or {}).items():
+            state[f"{attribute}/{key}"] = np.asarray(array, dtype=np.float32)
     return state
 
 

@@ -1,6 +1,7 @@
 """Launch a scenario on one of the engines; the same two apps run on both."""
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from smdl_flower.flower import inline, simulation
 from smdl_flower.flower.owner import HOME_VARIABLE, PASSPHRASE_FILE_VARIABLE
 from smdl_flower.flower.run_folder import COMMIT_VARIABLE, RUN_DIRECTORY_VARIABLE, RunFolder
 
+FLOWER_LOG = "flower.log"
 Engine = Literal["flower", "inline"]
 
 
@@ -52,27 +54,39 @@ class Launch:
         return variables
 
 
-def launch(plan: Launch, engine: Engine) -> RunFolder:
-    """Run a scenario to its end.
+def prepare(plan: Launch) -> None:
+    """Create the run folder.
 
     Raises:
-        FederationError: The run failed; its folder says why.
-        OutputExistsError: The run folder is in use.
+        OutputExistsError: It is there already, and not empty.
     """
-    if plan.folder.exists() and any(plan.folder.iterdir()):
+    if plan.folder.exists() and (not plan.folder.is_dir() or any(plan.folder.iterdir())):
         raise OutputExistsError(f"{plan.folder} is not empty; choose another --out")
     files.make_private_directory(plan.folder)
     files.write(plan.folder / "scenario.toml", plan.scenario.read_bytes())
+
+
+def launch(plan: Launch, engine: Engine) -> RunFolder:
+    """Run a scenario to its end, in the folder that :func:`prepare` made.
+
+    Raises:
+        FederationError: The run failed; its folder says why.
+    """
     participants = config.parse(plan.flat).data.participants
     folder = RunFolder(plan.folder)
     if engine == "inline":
-        with _apps_importable(plan.app), _environment(plan.environment()):
+        with (
+            _apps_importable(plan.app),
+            _environment(plan.environment()),
+            _flower_log_in(plan.folder / FLOWER_LOG),
+        ):
             server = importlib.import_module("server_app.app").app
             client = importlib.import_module("client_app.app").app
             inline.run(server, client, participants, plan.flat)
     else:
         try:
-            simulation.run(plan.app, participants, plan.flat, plan.environment())
+            log = plan.folder / FLOWER_LOG
+            simulation.run(plan.app, participants, plan.flat, plan.environment(), log=log)
         except FederationError as error:
             raise _explained(folder, error) from None
     outcome = folder.outcome()
@@ -96,6 +110,19 @@ def _apps_importable(app: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(app))
+
+
+@contextmanager
+def _flower_log_in(path: Path) -> Iterator[None]:
+    """Flower writes to the terminal, over our progress bar; let it write to a file instead."""
+    logger = logging.getLogger("flwr")
+    handlers, propagate = logger.handlers[:], logger.propagate
+    logger.handlers, logger.propagate = [logging.FileHandler(path)], False
+    try:
+        yield
+    finally:
+        logger.handlers[0].close()
+        logger.handlers, logger.propagate = handlers, propagate
 
 
 @contextmanager

@@ -113,6 +113,8 @@ class RoundRecorder:
         state = checkpoint.optimizer_state(self._inner)
         done = checkpoint.Checkpoint(server_round, model, state)
         checkpoint.save(self._folder.path, done, self._settings)
+        # Go on from what a resumed run would read (float32), so that both end with the same model.
+        checkpoint.restore_optimizer_state(self._inner, state)
 
 
 def issuer(run: RunConfig, spec: ModelSpec, images: Images, folder: RunFolder) -> Issuer:

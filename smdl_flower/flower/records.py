@@ -5,9 +5,11 @@ for, in shape, type and finite values, and a plausible number of examples.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from smdl_flower.errors import SmdlError
 from smdl_flower.weights import Weights
@@ -35,8 +37,8 @@ class InvalidReplyError(SmdlError):
 
 
 def to_record(weights: Weights) -> ArrayRecord:
-    """Return weights as a Flower record."""
-    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+    """Return weights as a Flower record, by name: some strategies pair tensors by position."""
+    return ArrayRecord({name: Array(weights[name]) for name in sorted(weights)})
 
 
 def from_record(record: ArrayRecord) -> Weights:
@@ -124,9 +126,9 @@ def _check_numbers(metrics: MetricRecord) -> None:
 
 
 def _check_arrays(arrays: ArrayRecord, expected: Weights) -> None:
-    if set(arrays) != set(expected):
+    if list(arrays) != sorted(expected):
         different = sorted(set(arrays) ^ set(expected))[:3]
-        raise InvalidReplyError(f"it holds other tensors than asked for: {different}")
+        raise InvalidReplyError(f"it holds other tensors, or in another order: {different}")
     for name, array in arrays.items():
         wanted = expected[name]
         if (tuple(array.shape), array.dtype) != (wanted.shape, str(wanted.dtype)):
@@ -136,5 +138,15 @@ def _check_arrays(arrays: ArrayRecord, expected: Weights) -> None:
             )
         if array.stype != "numpy.ndarray" or len(array.data) > wanted.nbytes + 4096:
             raise InvalidReplyError(f"{name} is not a plain array of its claimed size")
-        if not np.isfinite(array.numpy()).all():
+        values = _decode(name, array)
+        if (values.shape, values.dtype) != (wanted.shape, wanted.dtype):
+            raise InvalidReplyError(f"{name} holds another array than it claims")
+        if not np.isfinite(values).all():
             raise InvalidReplyError(f"{name} has values that are NaN or infinite")
+
+
+def _decode(name: str, array: Array) -> NDArray[Any]:
+    try:
+        return array.numpy()  # numpy.load without pickle
+    except Exception as error:  # hostile bytes may fail in any way
+        raise InvalidReplyError(f"{name} cannot be decoded ({type(error).__name__})") from None

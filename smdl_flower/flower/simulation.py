@@ -39,7 +39,12 @@ QUIET_FLOWER = {
 
 
 def run(
-    app: Path, participants: int, run_config: FlatConfig, environment: Mapping[str, str]
+    app: Path,
+    participants: int,
+    run_config: FlatConfig,
+    environment: Mapping[str, str],
+    *,
+    log: Path,
 ) -> None:
     """Run the app's scenario to its end.
 
@@ -48,21 +53,22 @@ def run(
         participants: Simulated SuperNodes.
         run_config: All keys.
         environment: Added to the SuperLink's, and so to the server app's.
+        log: Where Flower's log goes, run succeeded or not.
 
     Raises:
         FederationError: Flower did not start, or reports that the run failed.
     """
     with tempfile.TemporaryDirectory(prefix="smdl-superlink-") as name:
         place = Path(name)
-        with _superlink(place, environment) as variables:
+        with _superlink(environment, place, log) as variables:
             overrides = place / "run-config.toml"
             overrides.write_bytes(tomli_w.dumps(_nested(run_config)).encode())
             run_id = _submit(app, overrides, participants, variables)
-            _wait(run_id, place, variables)
+            _wait(run_id, log, variables)
 
 
 @contextmanager
-def _superlink(place: Path, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def _superlink(environment: Mapping[str, str], place: Path, log: Path) -> Iterator[dict[str, str]]:
     """A SuperLink of our own, and the environment to reach it with Flower's command line."""
     port = _free_port()
     home = place / "flower-home"
@@ -83,7 +89,7 @@ def _superlink(place: Path, environment: Mapping[str, str]) -> Iterator[dict[str
     }
     neutral = place / "empty"
     neutral.mkdir()
-    with (place / "superlink.log").open("wb") as log:
+    with log.open("wb") as stream:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter's script
             [
                 str(Path(scripts) / "flower-superlink"),
@@ -93,18 +99,18 @@ def _superlink(place: Path, environment: Mapping[str, str]) -> Iterator[dict[str
             ],
             cwd=neutral,
             env=variables,
-            stdout=log,
+            stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            _await_start(process, address, place)
+            _await_start(process, address, log)
             yield variables
         finally:
             _stop(process)
 
 
-def _await_start(process: subprocess.Popen[bytes], address: str, place: Path) -> None:
+def _await_start(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -113,7 +119,7 @@ def _await_start(process: subprocess.Popen[bytes], address: str, place: Path) ->
             urllib.request.urlopen(f"http://{address}/health", timeout=1)
             return
         time.sleep(0.2)
-    raise FederationError(f"Flower's SuperLink did not start:\n{_log_tail(place)}")
+    raise FederationError(f"Flower's SuperLink did not start:\n{_log_tail(log)}")
 
 
 def _submit(app: Path, overrides: Path, participants: int, variables: Mapping[str, str]) -> str:
@@ -127,14 +133,14 @@ def _submit(app: Path, overrides: Path, participants: int, variables: Mapping[st
     return str(answer["run-id"])
 
 
-def _wait(run_id: str, place: Path, variables: Mapping[str, str]) -> None:
+def _wait(run_id: str, log: Path, variables: Mapping[str, str]) -> None:
     while True:
         runs = _flwr(variables, "list", "own", "--run-id", run_id, "--format", "json")["runs"]
         status = str(runs[0]["status"]) if isinstance(runs, list) and runs else "unknown"
         if status == "finished:completed":
             return
         if status.startswith("finished") or status == "unknown":
-            raise FederationError(f"Flower reports {status}; its log ends:\n{_log_tail(place)}")
+            raise FederationError(f"Flower reports {status}; its log ends:\n{_log_tail(log)}")
         time.sleep(POLL_SECONDS)
 
 
@@ -181,7 +187,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _log_tail(place: Path, lines: int = 25) -> str:
-    path = place / "superlink.log"
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+def _log_tail(log: Path, lines: int = 25) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace")
     return "\n".join(text.splitlines()[-lines:])

@@ -143,7 +143,7 @@ class FingerprintStrategy(Strategy):
         if not arrays:
             raise FederationError(f"round {number}: the strategy returned no model")
         self._progress.metrics = {"replies": float(len(valid)), **_plain(metrics)}
-        return arrays, metrics
+        return self._as_expected(arrays), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -185,6 +185,13 @@ class FingerprintStrategy(Strategy):
         for observer in self._observers:
             observer.round_done(number, records.from_record(arrays), line)
         return metrics
+
+    def _as_expected(self, arrays: ArrayRecord) -> ArrayRecord:
+        """The model in its own types: some strategies compute in double precision."""
+        expected = self._progress.expected
+        return records.to_record(
+            {k: a.astype(expected[k].dtype) for k, a in records.from_record(arrays).items()}
+        )
 
     def _valid(self, replies: Iterable[Message]) -> list[Message]:
         sent = {m.metadata.message_id: m.metadata.dst_node_id for m in self._progress.asked}
