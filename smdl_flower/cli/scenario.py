@@ -85,5 +85,5 @@ def _load(scenario: Path, assignments: list[str] | None) -> tuple[dict[str, Scal
     if flat.get("data-dir"):
         flat["data-dir"] = str(Path(str(flat["data-dir"])).expanduser().resolve())
     run = config.parse(flat)
-    strategies.build(run)  # its name and what it needs
+    strategies.check(run)
     return flat, run

@@ -80,7 +80,7 @@ def check_train_reply(message: Message, expected: Weights, code_sha256: str) -> 
         InvalidReplyError: With the reason.
     """
     if message.has_error():
-        raise InvalidReplyError(f"error reply: {(message.error.reason or '')[:300]}")
+        raise InvalidReplyError(f"error reply: {_shortened(message.error.reason or '')}")
     content = message.content
     if set(content.array_records) != {ARRAYS} or set(content.metric_records) != {METRICS}:
         raise InvalidReplyError("it must hold one array record and one metric record")
@@ -100,7 +100,7 @@ def check_evaluate_reply(message: Message) -> None:
         InvalidReplyError: With the reason.
     """
     if message.has_error():
-        raise InvalidReplyError(f"error reply: {(message.error.reason or '')[:300]}")
+        raise InvalidReplyError(f"error reply: {_shortened(message.error.reason or '')}")
     content = message.content
     if set(content.metric_records) != {METRICS} or content.array_records:
         raise InvalidReplyError("it must hold one metric record and no arrays")
@@ -108,6 +108,12 @@ def check_evaluate_reply(message: Message) -> None:
     if set(metrics) != {NUM_EXAMPLES, EVAL_ACCURACY, EVAL_LOSS}:
         raise InvalidReplyError("its metrics must be num-examples, eval-accuracy and eval-loss")
     _check_numbers(metrics)
+
+
+def _shortened(reason: str) -> str:
+    """One line of a participant's words; of a traceback, its end says most."""
+    line = " ".join(reason.split())
+    return line if len(line) <= 400 else f"... {line[-400:]}"
 
 
 def _check_metrics(metrics: MetricRecord) -> None:

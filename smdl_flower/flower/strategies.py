@@ -26,16 +26,11 @@ def build(config: RunConfig) -> Strategy:
     """Return the strategy that the run config names.
 
     Raises:
-        ConfigError: No such strategy, or one that needs more participants.
+        ConfigError: From :func:`check`.
     """
+    check(config)
     federation = config.federation
-    try:
-        factory = _FACTORIES[federation.strategy]
-    except KeyError:
-        raise ConfigError(
-            f"strategy: {federation.strategy!r} is unknown; expected one of {', '.join(_FACTORIES)}"
-        ) from None
-    _check_robustness(federation)
+    factory = _FACTORIES[federation.strategy]
     asked = max(1, int(config.data.participants * federation.fraction_train))
     return factory(
         federation,
@@ -49,7 +44,17 @@ def build(config: RunConfig) -> Strategy:
     )
 
 
-def _check_robustness(federation: FederationConfig) -> None:
+def check(config: RunConfig) -> None:
+    """Refuse a strategy that does not exist or could not keep its promise.
+
+    Raises:
+        ConfigError: No such strategy, or a robust one with too few replies.
+    """
+    federation = config.federation
+    if federation.strategy not in _FACTORIES:
+        raise ConfigError(
+            f"strategy: {federation.strategy!r} is unknown; expected one of {', '.join(_FACTORIES)}"
+        )
     # Blanchard et al. 2017 (Krum) and El Mhamdi et al. 2018 (Bulyan) need this many honest replies.
     malicious = federation.malicious_nodes
     needed = {

@@ -1,5 +1,6 @@
 """Runs that fail say so, keep their state, and go on as if nothing had happened."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -111,13 +112,12 @@ def test_issuing_offline_needs_no_home_and_is_finished_elsewhere(smdl, simulate,
 def test_a_fidelity_budget_that_no_copy_keeps_fails_the_run(simulate, tmp_path, monkeypatch):
     from smdl_flower import issuing  # noqa: PLC0415
 
+    penalties = itertools.chain([0.0], itertools.repeat(0.05))  # the base model comes first
+
     def worse(model, images):
         result = training.evaluate(model, images)
-        worse.calls += 1
-        penalty = 0.0 if worse.calls == 1 else 0.05  # the first evaluation is the base model's
-        return training.Evaluation(result.accuracy - penalty, result.loss)
+        return training.Evaluation(result.accuracy - next(penalties), result.loss)
 
-    worse.calls = 0
     monkeypatch.setattr(issuing, "evaluate", worse)
     outcome = simulate(tmp_path / "run")
     assert outcome.code == 2

@@ -34,8 +34,8 @@ def grid_of():
             participant = int(context.node_config["partition-id"])
             if evaluate:
                 return evaluate(message, participant)
-            metrics = {"num-examples": 5, "eval-accuracy": 0.5, "eval-loss": 1.0}
-            content = RecordDict({records.METRICS: MetricRecord(metrics)})
+            metrics = MetricRecord({"num-examples": 5, "eval-accuracy": 0.5, "eval-loss": 1.0})
+            content = RecordDict({records.METRICS: metrics})
             return Message(content, reply_to=message)
 
         return inline.InlineGrid(app, len(answers), {})

@@ -29,7 +29,7 @@ def test_participants_know_their_partition_and_raise_as_error_replies():
     messages = [grid.create_message(RecordDict(), "train", n, "1") for n in grid.get_node_ids()]
     replies = list(grid.send_and_receive(messages))
     assert [r.has_error() for r in replies] == [True, True]
-    assert "I am 1" in replies[1].error.reason
+    assert "I am 1" in str(replies[1].error.reason)
     assert replies[1].metadata.reply_to_message_id == messages[1].metadata.message_id
 
 

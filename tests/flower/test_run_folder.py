@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from smdl_flower.config import Scalar
 from smdl_flower.flower import checkpoint, run_folder
 from smdl_flower.flower.run_folder import RunFolder, config_sha256
 
@@ -42,7 +43,7 @@ def test_a_failure_is_recorded_and_raised(tmp_path):
     folder = RunFolder(tmp_path)
     with pytest.raises(ValueError, match="broken"), folder.recording_failure():
         raise ValueError("broken")
-    outcome = folder.outcome()
+    outcome = folder.outcome() or {}
     assert (outcome["status"], outcome["error"]) == ("failed", "broken")
 
 
@@ -52,7 +53,7 @@ def test_success_removes_the_unmarked_checkpoint(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.outcome() is None
     folder.finish({"rounds": 1})
-    assert folder.outcome()["status"] == "completed"
+    assert (folder.outcome() or {})["status"] == "completed"
     assert not (tmp_path / checkpoint.DIRECTORY).exists()
 
 
@@ -66,6 +67,6 @@ def test_what_is_recorded_says_how_to_run_it_again(tmp_path, monkeypatch):
 
 
 def test_settings_differ_unless_only_resume_from_does():
-    base = {"seed": 1, "resume-from": ""}
+    base: dict[str, Scalar] = {"seed": 1, "resume-from": ""}
     assert config_sha256(base) == config_sha256({**base, "resume-from": "/somewhere"})
     assert config_sha256(base) != config_sha256({**base, "seed": 2})

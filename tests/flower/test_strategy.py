@@ -205,8 +205,8 @@ def test_a_hostile_reply_changes_nothing(what, grid_of, issuer):
 )
 def test_a_hostile_evaluation_neither_stops_the_run_nor_counts(metrics, grid_of, issuer):
     def evaluate(message, participant):
-        good = {"num-examples": 5, "eval-accuracy": 0.5, "eval-loss": 1.0}
-        record = MetricRecord(metrics if participant == 1 else good)
+        good = MetricRecord({"num-examples": 5, "eval-accuracy": 0.5, "eval-loss": 1.0})
+        record = MetricRecord(metrics) if participant == 1 else good
         return Message(RecordDict({records.METRICS: record}), reply_to=message)
 
     inner = FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
