@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/quickstart.py HOME RUN [--json FILE]
 
-Every copy is verified; then three innocent models are: the base model itself, a model trained anew on
-the same images, and a copy that another owner made of the same base model for a customer of the same
-name.
+Every copy is verified; then three innocent models are: the base model itself, a model trained anew
+on the same images, and a copy that another owner made of the same base model for a customer of the
+same name.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def other_owners_copy(model: BaseModel, place: Path, customer: str) -> weights.W
     gate = FidelityGate(load_test(DATA), 1.0)
     campaign = issuing.open_campaign(other, model.spec, model.weights, config, gate)
     (result,) = issuing.issue(other, campaign, [customer], place / "copies")
-    assert result.path is not None  # noqa: S101
+    assert result.path is not None
     return weights.read(result.path).weights
 
 

@@ -7,13 +7,13 @@ an integer that cannot be averaged. It is replaced by GroupNorm (as Opacus' Modu
 
 import importlib
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from smdl_flower.errors import ConfigError, SuspectFileError
@@ -189,7 +189,9 @@ def _factory(spec: ModelSpec) -> Callable[[int, int], nn.Module]:
         return resnet8
     if ":" in spec.name:
         return _imported_factory(spec.name)
-    if spec.name in torchvision.models.list_models(module=torchvision.models):
+    from torchvision.models import list_models  # noqa: PLC0415 - a second, rarely needed
+
+    if spec.name in list_models(module=sys.modules["torchvision.models"]):
         return lambda channels, classes: _torchvision_model(spec.name, channels, classes)
     raise ConfigError(
         f"model: {spec.name!r} is unknown; expected cnn, resnet8, a classifier of "
@@ -207,10 +209,12 @@ def _imported_factory(name: str) -> Callable[[int, int], nn.Module]:
 
 
 def _torchvision_model(name: str, channels: int, classes: int) -> nn.Module:
+    from torchvision.models import get_model  # noqa: PLC0415 - a second, rarely needed
+
     options: dict[str, Any] = {"weights": None, "num_classes": classes}
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
-    model = torchvision.models.get_model(name, **options)
+    model = get_model(name, **options)
     if channels != 3:
         _replace_first_convolution(model, channels)
     return cast(nn.Module, model)

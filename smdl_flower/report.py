@@ -197,8 +197,8 @@ whatever was done to the model. The threshold shares the bound
 beyond 10.</p>
 <h2>Bits read</h2><p class="bits">{{ bits | join(" ") }}</p>
 <p class="small">The best fitting codeword agrees in {{ verdict.payload.matching_bits }} of
-{{ verdict.payload.bits | length }} bits{% if verdict.payload.best_match %}
-({{ verdict.payload.best_match }}){% endif %}.</p>
+{{ verdict.payload.bits | length }} bits
+{{- " ({})".format(verdict.payload.best_match) if verdict.payload.best_match }}.</p>
 {% if verdict.remarks %}<h2>Remarks</h2><ul>{% for remark in verdict.remarks %}
 <li>{{ remark }}</li>{% endfor %}</ul>{% endif %}
 <h2>Assumptions</h2><ul>

@@ -84,5 +84,5 @@ def report(config: PrivacyConfig, of: PrivacyPartition) -> dict[str, Any]:
         "partition_sha256": of.sha256(),
         "partition": {name: label.value for name, label in of.labels},
         "epsilon": None,
-        "claim": "no DP claim: channel 'clear' sends every update to the server unprotected",
+        "claim": "No DP claim: channel 'clear' sends every update to the server unprotected",
     }
