@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smdl_flower import config
@@ -308,7 +308,6 @@ def test_a_word_that_is_no_assignment_is_refused(word: str) -> None:
         config.parse_assignments(("seed=1", word))
 
 
-@settings(deadline=None)
 @given(st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False)))
 def test_any_scalar_written_as_toml_comes_back_from_an_assignment(value: Scalar) -> None:
     text = str(value).lower()

@@ -60,7 +60,7 @@ def pairs(images: Images) -> Counter[tuple[bytes, int]]:
 # ------------------------------------------------------------------------------------------- deal
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(
     sharding=st.sampled_from(["iid", "dirichlet"]),
     participants=st.integers(1, 6),

@@ -1,7 +1,6 @@
 """Models by name: floating-point state only, no BatchNorm, same seed same weights."""
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,6 @@ GRID = [
     for name, size in [("cnn", 8), ("cnn", 28), ("resnet8", 8), ("resnet18", 32)]
     for channels, classes in [(1, 10), (3, 4)]
 ] + [ModelSpec("mobilenet_v3_small", channels, 7, 32) for channels in (1, 3)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch to one thread: for tensors this small, sharing two cores costs seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def describe(spec: ModelSpec) -> str:

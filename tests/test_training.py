@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,15 +12,6 @@ from smdl_flower import models, training
 from smdl_flower.config import TrainingConfig
 from smdl_flower.data import Images
 from smdl_flower.models import ModelSpec
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch to one thread: for tensors this small, sharing two cores costs seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def settings(**changes: object) -> TrainingConfig:

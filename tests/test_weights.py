@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -96,7 +96,6 @@ some_metadata = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(written=some_weights, metadata=some_metadata)
 def test_what_is_written_is_read_back_bit_by_bit(
     tmp_path_factory: pytest.TempPathFactory,
@@ -361,7 +360,6 @@ def check_valid(file: ModelFile, content: bytes) -> None:
     assert all(isinstance(word, str) for pair in file.metadata.items() for word in pair)
 
 
-@settings(deadline=None)
 @given(content=st.one_of(st.binary(max_size=4096), st.binary(max_size=200).map(pack)))
 def test_any_bytes_end_in_our_own_error_or_a_valid_model(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
@@ -369,7 +367,6 @@ def test_any_bytes_end_in_our_own_error_or_a_valid_model(
     check_any_outcome(tmp_path_factory, content)
 
 
-@settings(deadline=None)
 @given(
     edits=st.lists(
         st.tuples(st.integers(0, len(VALID_BYTES) - 1), st.integers(0, 255)),
@@ -404,7 +401,6 @@ entries: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 headers = st.dictionaries(st.text(max_size=3), entries, max_size=3)
 
 
-@settings(deadline=None)
 @given(header=headers, data=st.binary(max_size=40), metadata=some_metadata | st.just([]))
 def test_any_header_of_the_right_form_ends_in_our_own_error_or_a_valid_model(
     tmp_path_factory: pytest.TempPathFactory,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -43,7 +43,6 @@ def test_pruning_zeroes_the_asked_fraction_of_each_tensor_and_the_smallest(fract
             assert np.abs(copy[name][zeroed]).max() <= np.abs(copy[name][~zeroed]).min()
 
 
-@settings(deadline=None)
 @given(array=matrices, fraction=st.floats(0, 0.99))
 def test_pruning_with_ties_and_zeros_never_zeroes_more_than_asked(
     array: np.ndarray[Any, Any], fraction: float
@@ -56,7 +55,6 @@ def test_pruning_with_ties_and_zeros_never_zeroes_more_than_asked(
     assert pruned.shape == array.shape
 
 
-@settings(deadline=None)
 @given(array=matrices, bits=st.integers(1, 16))
 def test_quantising_leaves_few_levels_each_within_half_a_step(
     array: np.ndarray[Any, Any], bits: int

@@ -1,10 +1,7 @@
 """Every attack by name: what it takes, what it refuses, and that it leaves the copies alone."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
 
 from smdl_flower import models, weights
 from smdl_flower.attacks import altering, catalogue, collusion
@@ -18,15 +15,6 @@ SPEC = ModelSpec("cnn", channels=1, classes=10, image_size=8)
 FAST: dict[str, dict[str, Scalar]] = {
     "fine-tune": {"data": "digits", "images": 32, "epochs": 1},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch to one thread: for tensors this small, sharing two cores costs seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def copies(count: int) -> list[Weights]:

@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from smdl_flower.attacks import collusion
 
 
-@settings(deadline=None)
 @given(
     stack=hnp.arrays(
         np.float32,

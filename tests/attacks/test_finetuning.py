@@ -1,7 +1,5 @@
 """A thief trains a copy on images of its own."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -15,15 +13,6 @@ from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
 
 SPEC = ModelSpec("cnn", channels=1, classes=10, image_size=8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch to one thread: for tensors this small, sharing two cores costs seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def options(**changes: object) -> FineTuneOptions:

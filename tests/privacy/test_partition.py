@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smdl_flower import config, models
@@ -25,7 +25,6 @@ def test_the_policy_full_guards_every_tensor_of_a_model_once() -> None:
     assert {label for _, label in labelled} == {Label.GUARDED}
 
 
-@settings(deadline=None)
 @given(inside=names, outside=names)
 def test_exactly_the_partitioned_tensors_leave(inside: set[str], outside: set[str]) -> None:
     tensors = {name: f"<{name}>" for name in inside | outside}
@@ -35,7 +34,6 @@ def test_exactly_the_partitioned_tensors_leave(inside: set[str], outside: set[st
     assert tensors == before
 
 
-@settings(deadline=None)
 @given(held=names, missing=st.sets(st.text(max_size=8), min_size=1, max_size=4))
 def test_a_model_that_lacks_a_tensor_is_refused(held: set[str], missing: set[str]) -> None:
     chosen = PrivacyPartition.full(held | missing)
@@ -50,7 +48,6 @@ def test_the_commitment_is_that_of_the_documented_json_and_of_no_order() -> None
     assert commitment == PrivacyPartition.full(["a", "b"]).sha256()
 
 
-@settings(deadline=None)
 @given(one=names, other=names)
 def test_different_partitions_have_different_commitments(one: set[str], other: set[str]) -> None:
     same = PrivacyPartition.full(one).sha256() == PrivacyPartition.full(other).sha256()
@@ -62,7 +59,7 @@ def test_the_report_claims_no_privacy_and_commits_to_the_partition() -> None:
     chosen = partition.partition(PRIVACY, weights)
     document = json.loads(json.dumps(partition.report(PRIVACY, chosen)))
     assert document["epsilon"] is None
-    assert "no DP claim" in document["claim"]
+    assert "No DP claim" in document["claim"]
     assert (document["policy"], document["channel"]) == ("full", "clear")
     assert document["partition"] == {"b": "guarded", "w": "guarded"}
     rebuilt = PrivacyPartition(tuple((n, Label(v)) for n, v in document["partition"].items()))
