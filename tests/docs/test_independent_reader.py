@@ -1,0 +1,207 @@
+"""A second reader of fingerprints, written from docs/formats.md alone, agrees with the product.
+
+Nothing of smdl_flower is used to read: not its keys, not its arithmetic. What this file needs and
+docs/formats.md does not say is a gap in that page.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import math
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from scipy.special import ndtri
+
+from smdl_flower import issuing, models, verifying
+from smdl_flower.attacks import altering
+from smdl_flower.config import FingerprintConfig
+from smdl_flower.home import OwnerHome
+from smdl_flower.issuing import FidelityGate
+from smdl_flower.models import ModelSpec
+from smdl_flower.weights import write
+
+Vector = NDArray[np.float64]
+CUSTOMERS = ("clinic-a", "bank-b")
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("independent")
+    home = OwnerHome.create(folder / "home")
+    home.registry.add_customers(CUSTOMERS)
+    spec = ModelSpec("cnn", channels=1, classes=4, image_size=8)
+    config = FingerprintConfig(
+        where="server", code_length=300, strength=0.2, max_accuracy_drop=0.0, demo_customers=0
+    )
+    base = models.to_weights(models.build(spec, seed=3))
+    campaign = issuing.open_campaign(home, spec, base, config, FidelityGate(None, 0.0))
+    list(issuing.issue(home, campaign, CUSTOMERS, folder / "copies"))
+    return folder, home, campaign.model.model_id
+
+
+def expand(key: bytes, label: str) -> bytes:
+    return HKDFExpand(SHA256(), 32, label.encode()).derive(key)
+
+
+def stream(key: bytes, label: str, count: int, kind: str) -> NDArray[Any]:
+    cipher = Cipher(algorithms.AES256(expand(key, f"smdl/1 stream/{label}")), modes.CTR(bytes(16)))
+    zeros = bytes(count * np.dtype(kind).itemsize)
+    return np.frombuffer(cipher.encryptor().update(zeros), kind)
+
+
+def digest(weights: dict[str, NDArray[Any]]) -> str:
+    total = hashlib.sha256(b"smdl-weights/1")
+    for name in sorted(weights):
+        total.update(json.dumps([name, list(weights[name].shape)]).encode())
+        total.update(weights[name].astype("<f4").tobytes())
+    return total.hexdigest()
+
+
+def carrier_table() -> Vector:
+    quantiles = ndtri(np.arange(65_537) / 65_536)
+    density = np.exp(-(quantiles**2) / 2) / math.sqrt(2 * math.pi)
+    means = 65_536 * (density[:-1] - density[1:])
+    half = np.nextafter(means[32_768:].astype(np.float32), np.float32(0)).astype(np.float64)
+    return np.concatenate([-half[::-1], half])
+
+
+@dataclass
+class Reader:
+    """The mark of one base model, rebuilt from the files in a home."""
+
+    home: Path
+    model_id: str
+
+    def __post_init__(self) -> None:
+        folder = self.home / "vault" / self.model_id
+        self.base = load_file(folder / "base.safetensors")
+        profile = load_file(folder / "profile.safetensors")
+        manifest = json.loads((folder / "model.json").read_text())
+        assert digest(self.base) == manifest["base_sha256"]
+        assert digest(profile) == manifest["profile_sha256"]
+        self.master = base64.b64decode(json.loads((self.home / "master.key").read_text())["key"])
+        salt = bytes.fromhex(digest(self.base))
+        self.campaign = HKDF(SHA256(), 32, salt, b"smdl/1 campaign").derive(self.master)
+        self.length, self.alpha = manifest["code_length"], manifest["strength"]
+        self.names = [
+            name
+            for name in sorted(self.base)
+            if self.base[name].ndim >= 2 and self.base[name].std(dtype=np.float64) > 0
+        ]
+        deviations = {n: np.full_like(a, a.std(dtype=np.float64)) for n, a in self.base.items()}
+        self.scale, self.phi, self.w0 = map(self.flat, (deviations, profile, self.base))
+        words = stream(self.campaign, "payload", len(self.w0), "<u4").astype(np.uint64)
+        self.signed = (1.0 - 2.0 * (words % 2)) * self.phi
+        self.groups = ((words // 2) * self.length >> np.uint64(31)).astype(np.int64)
+        self.norms = np.sqrt(self.by_group(self.phi**2))
+
+    def flat(self, weights: dict[str, NDArray[Any]]) -> Vector:
+        return np.concatenate([weights[name].ravel() for name in self.names]).astype(np.float64)
+
+    def by_group(self, values: Vector) -> Vector:
+        return np.bincount(self.groups, values, self.length).astype(np.float64)
+
+    def soft_bits(self, weights: Vector) -> Vector:
+        return self.by_group(self.signed * weights / self.scale) / self.norms
+
+    def customer(self, name: str) -> tuple[NDArray[np.bool_], Vector]:
+        key = expand(self.campaign, f"smdl/1 customer/{name}")
+        word = stream(key, "codeword", self.length, "<u2") < 32_768
+        return word, carrier_table()[stream(key, "carrier", len(self.w0), "<u2")]
+
+    def copy(self, name: str) -> Vector:
+        word, carrier = self.customer(name)
+        energy = self.alpha**2 / 2
+        size = math.sqrt(energy * len(self.w0) / self.length - 1)
+        marked = self.w0 + math.sqrt(energy) * self.phi * self.scale * carrier
+        shifts = (size * (2.0 * word - 1) - self.soft_bits(marked)) / self.norms
+        return np.asarray(marked + self.signed * self.scale * shifts[self.groups])
+
+    def direction(self, weights: Vector) -> Vector:
+        kept = weights != 0
+        x = np.where(kept, (weights - self.w0) / self.scale, 0.0)
+        shares = self.by_group(self.signed * x) / self.by_group(self.phi**2 * kept)
+        x -= np.where(kept, self.signed * shares[self.groups], 0.0)
+        result, position = np.zeros_like(x), 0
+        for name in self.names:
+            where = slice(position, position + self.base[name].size)
+            result[where] = self.whitened(x[where], self.phi[where], kept[where])
+            position = where.stop
+        return np.asarray(result / np.linalg.norm(result))
+
+    @staticmethod
+    def whitened(x: Vector, phi: Vector, kept: NDArray[np.bool_]) -> Vector:
+        edges = np.quantile(phi.astype(np.float32), np.arange(1, 16) / 16)
+        bins, result = np.searchsorted(edges, phi.astype(np.float32)), np.zeros_like(x)
+        for number in range(16):
+            chosen = np.flatnonzero((bins == number) & kept)
+            if len(chosen) >= 8:
+                v = x[chosen] - np.median(x[chosen])
+                spread = 1.4826 * np.median(np.abs(v))
+                spread = max(spread, math.sqrt(np.mean(v**2)) / 1000, 1e-12)
+                v = np.clip(v, -3 * spread, 3 * spread)
+                result[chosen] = phi[chosen] * v / spread**2
+        return result
+
+
+def payload_score(soft_bits: Vector, word: NDArray[np.bool_]) -> int:
+    limit = 3 * math.sqrt(np.mean(soft_bits**2))
+    clipped = np.clip(soft_bits, -limit, limit)
+    return int(np.rint(127 * clipped / np.abs(clipped).max()).astype(int)[word].sum())
+
+
+def test_a_copy_is_what_the_page_says(issued):
+    folder, home, model_id = issued
+    reader = Reader(home.path, model_id)
+    for name in CUSTOMERS:
+        copy = load_file(folder / "copies" / f"{name}.safetensors")
+        np.testing.assert_allclose(reader.copy(name), reader.flat(copy), atol=1e-6)
+
+
+@pytest.mark.parametrize("pruned", [0.0, 0.5])
+def test_both_readers_read_the_same(issued, tmp_path, pruned):
+    folder, home, model_id = issued
+    reader = Reader(home.path, model_id)
+    suspect = altering.prune(load_file(folder / "copies" / "clinic-a.safetensors"), pruned)
+    write(tmp_path / "suspect.safetensors", suspect)
+    verdict = verifying.verify(home, tmp_path / "suspect.safetensors")
+    weights = reader.flat(suspect)
+    soft_bits = reader.soft_bits(weights)
+    assert "".join("01"[bit] for bit in (soft_bits > 0).astype(int)) == verdict.payload.bits
+    scores = [float(reader.customer(n)[1] @ reader.direction(weights)) for n in CUSTOMERS]
+    np.testing.assert_allclose(sorted(scores), verdict.carrier_scores, atol=0.05)
+    accused = verdict.accused[0]
+    assert accused.customer == "clinic-a"
+    found = {witness.evidence: witness.score for witness in accused.witnesses}
+    word, _ = reader.customer("clinic-a")
+    # A soft bit on the edge of a rounding step may go either way.
+    assert found["payload"] == pytest.approx(payload_score(soft_bits, word), abs=3)
+
+
+def test_the_registry_is_chained_as_the_page_says(issued):
+    _, home, model_id = issued
+    key = expand(Reader(home.path, model_id).master, "smdl/1 mac/registry")
+    connection = sqlite3.connect(home.path / "registry.db")
+    try:
+        rows = connection.execute("select * from smdl_registry_1 order by number").fetchall()
+    finally:
+        connection.close()
+    mac = bytes(32)
+    for number, kind, body, stored in rows:
+        text = json.dumps(["smdl-registry/1", number, kind, body])
+        mac = hmac.digest(key, mac + text.encode(), "sha256")
+        assert mac.hex() == stored
+    assert [row[1] for row in rows] == ["customer", "customer", "model", "copy", "copy"]
+    head = json.loads((home.path / "registry.head").read_text())
+    assert head == {"format": "smdl-registry/1", "entries": len(rows), "mac": mac.hex()}
