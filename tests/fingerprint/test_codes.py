@@ -1,0 +1,76 @@
+"""Codewords: exactly Bernoulli, independent, and the same forever."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from smdl_flower.fingerprint.codes import codeword, flat_biases, to_text
+from smdl_flower.fingerprint.keys import OwnerKey
+
+CAMPAIGN = OwnerKey(bytes(32)).campaign("00" * 32)
+
+
+@pytest.mark.parametrize("length", [1, 32, 304, 8192])
+def test_a_bit_is_one_where_its_key_word_is_below_the_bias(length: int) -> None:
+    key = CAMPAIGN.customer("clinic-a")
+    biases = np.random.default_rng(length).integers(0, 65_537, length) / 65_536
+    words = key.stream("codeword").uint16(length).astype(int)
+    expected = [int(word < round(bias * 65_536)) for word, bias in zip(words, biases, strict=True)]
+    word = codeword(key, biases)
+    assert word.tolist() == expected
+    assert word.dtype == np.uint8
+
+
+def test_bias_zero_gives_no_one_and_bias_one_no_zero() -> None:
+    key = CAMPAIGN.customer("clinic-a")
+    assert codeword(key, np.zeros(8192)).sum() == 0
+    assert codeword(key, np.ones(8192)).sum() == 8192
+
+
+def test_the_flat_code_is_fair_at_every_position() -> None:
+    assert flat_biases(5).tolist() == [0.5] * 5
+
+
+def test_a_shorter_codeword_begins_a_longer_one() -> None:
+    key = CAMPAIGN.customer("clinic-a")
+    assert codeword(key, flat_biases(32)).tolist() == codeword(key, flat_biases(304))[:32].tolist()
+
+
+def test_codewords_of_different_customers_agree_in_half_their_bits() -> None:
+    words = np.array([codeword(CAMPAIGN.customer(f"c{i}"), flat_biases(304)) for i in range(200)])
+    pairs = [int((a == b).sum()) for a, b in itertools.combinations(words, 2)]
+    # Bin(304, 1/2): mean 152, deviation 8.72. The mean of the 19,900 pairwise independent counts
+    # has standard error 8.72 / sqrt(19,900) = 0.062; the fullest and emptiest stay within seven
+    # deviations (19,900 x 2.6e-12 = 5e-8).
+    assert abs(np.mean(pairs) - 152) < 5 * 0.062
+    assert min(pairs) > 152 - 7 * 8.72
+    assert max(pairs) < 152 + 7 * 8.72
+
+
+def test_ones_are_as_frequent_as_the_bias_says() -> None:
+    for bias in (1 / 65_536, 0.25, 0.9):
+        ones = sum(
+            int(codeword(CAMPAIGN.customer(f"c{i}"), np.full(8192, bias)).sum()) for i in range(32)
+        )
+        # Bin(262,144, bias): five standard deviations.
+        assert abs(ones - 262_144 * bias) <= 5 * (262_144 * bias * (1 - bias)) ** 0.5
+
+
+def test_three_colluders_minority_is_no_other_customers_codeword() -> None:
+    # With a linear code it would be: the minority of three codewords is their sum.
+    words = [codeword(CAMPAIGN.customer(f"c{i}"), flat_biases(304)) for i in range(40)]
+    minority = words[0] ^ words[1] ^ words[2]
+    agreements = [int((minority == word).sum()) for word in words[3:]]
+    # Bin(304, 1/2) again: none of 37 innocents beyond seven deviations.
+    assert max(agreements) < 152 + 7 * 8.72
+
+
+def test_released_codewords_never_change() -> None:
+    word = codeword(CAMPAIGN.customer("clinic-a"), flat_biases(304))
+    assert to_text(word[:64]) == "1110111100101111110101011110111101010111011001010000110101001011"
+
+
+def test_text_of_bits_reads_from_the_first() -> None:
+    assert to_text(np.array([1, 0, 0, 1, 1], np.uint8)) == "10011"
+    assert to_text(np.empty(0, np.uint8)) == ""
