@@ -1,0 +1,101 @@
+import dataclasses
+import json
+import re
+
+import pytest
+
+from smdl_flower import report
+from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
+
+ACCUSED = Accusation("clinic-a", "m1", (Witness("carrier", 120.0, -3126.0, -7.2),))
+VERDICT = Verdict(
+    suspect=Suspect("leaked.safetensors", "ab" * 32, "safetensors"),
+    model_id="m1",
+    max_false_accusation=1e-6,
+    customers=3,
+    hypotheses=2,
+    accused=(ACCUSED,),
+    payload=PayloadReading("01" * 16, "clinic-a", 32, 0.0),
+    alignment="none",
+    highest_unnamed_score=1.2,
+    remarks=("9.3% of the marked weights are zero",),
+    carrier_scores=(-0.3, 1.2, 120.0),
+)
+
+
+def page_of(verdict, tmp_path):
+    report.write_verdict_report(verdict, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text()
+
+
+def without_svg(page):
+    return re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+
+
+def test_a_verdict_page_says_who_how_sure_and_what_is_not_shown(tmp_path):
+    page = page_of(VERDICT, tmp_path)
+    for words in ("clinic-a", "-3126.0", "1e-06", "What is not shown", "took part in making"):
+        assert words in page
+
+
+def test_a_page_loads_nothing_from_elsewhere(tmp_path):
+    page = without_svg(page_of(VERDICT, tmp_path))
+    assert "http" not in page
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=", page)
+
+
+def test_an_innocent_page_names_nobody(tmp_path):
+    payload = dataclasses.replace(VERDICT.payload, best_match=None)
+    page = page_of(dataclasses.replace(VERDICT, accused=(), payload=payload), tmp_path)
+    assert "Nobody is named" in page
+    assert "clinic-a" not in page
+
+
+def test_text_chosen_by_a_thief_is_escaped(tmp_path):
+    suspect = Suspect("<script>alert(1)</script>.safetensors", "ab" * 32, "safetensors")
+    page = page_of(dataclasses.replace(VERDICT, suspect=suspect), tmp_path)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_verdict_without_customers_has_a_page_too(tmp_path):
+    empty = dataclasses.replace(VERDICT, accused=(), customers=0, carrier_scores=())
+    assert "<svg" in page_of(empty, tmp_path)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    copies = [
+        {"customer": "c$1$", "path": "copies/c.safetensors", "accuracy": 0.9, "matching_bits": 304,
+         "carrier_score": 350.0, "reason": ""},
+        {"customer": "c2", "path": None, "accuracy": 0.5, "matching_bits": 304,
+         "carrier_score": 350.0, "reason": "accuracy 50% is too low"},
+    ]  # fmt: skip
+    outcome = {
+        "scenario": "test", "where": "server", "rounds": 1, "model_id": "m1", "code_length": 304,
+        "marked_weights": 131_992, "base_accuracy": 0.91, "wall_seconds": 3.0, "copies": copies,
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(outcome))
+    (tmp_path / "metrics.jsonl").write_text('{"round": 1, "accuracy": 0.91}\n')
+    resolved = {"config": {"seed": 1}, "code_sha256": "0" * 64, "git_commit": None, "versions": {}}
+    (tmp_path / "resolved.json").write_text(json.dumps(resolved))
+    privacy = {"claim": "No DP claim", "policy": "full", "channel": "clear"}
+    (tmp_path / "privacy.json").write_text(json.dumps({**privacy, "partition_sha256": "0" * 64}))
+    return tmp_path
+
+
+def test_a_run_page_tells_issued_copies_from_refused_ones(run_folder):
+    report.write_run_report(run_folder)
+    page = (run_folder / "report.html").read_text()
+    assert re.search(r"1 of\s+2 customers", page)
+    assert "accuracy 50% is too low" in page
+    assert "91.0% accuracy" in re.sub(r"\s+", " ", page)
+
+
+def test_a_run_that_leaves_issuing_to_others_says_the_next_step(run_folder):
+    outcome = json.loads((run_folder / "run.json").read_text())
+    offline = {**outcome, "where": "offline", "copies": [], "next": "smdl issue global.safetensors"}
+    (run_folder / "run.json").write_text(json.dumps(offline))
+    report.write_run_report(run_folder)
+    assert "smdl issue global.safetensors" in (run_folder / "report.html").read_text()
