@@ -123,7 +123,7 @@ def carrier_scores(
     for row in range(0, len(keys), max(1, len(keys) // 10)):  # the product's own way agrees
         column = row % len(readings)
         own = carriers.score(keys[row], readings[column].direction)
-        assert abs(own - scores[row, column]) < 1e-3, (own, scores[row, column])  # noqa: S101
+        assert abs(own - scores[row, column]) < 1e-3, (own, scores[row, column])
     return scores
 
 

@@ -129,7 +129,7 @@ def _mebibytes(name: str) -> float:
 
 def _in_own_process(size: str, repeats: int) -> dict[str, Any]:
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(  # noqa: S603 - this script again
+    done = subprocess.run(
         [sys.executable, __file__, "--only", size, "--repeats", str(repeats)],
         env={**os.environ, **single},
         stdout=subprocess.PIPE,

@@ -69,7 +69,7 @@ class Verdict:
         suspect: What was examined.
         model_id: Base model that fits it best.
         max_false_accusation: Bound on naming any innocent.
-        customers: Words compared, N.
+        customers: Customers' words that the bound is shared among, N.
         hypotheses: Tests per word, K.
         accused: May be empty; that is a result.
         payload: Of the best fitting base model.

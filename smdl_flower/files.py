@@ -43,7 +43,7 @@ def write(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, replace: bool
         if replace:
             temporary.replace(path)
         else:
-            _move_without_replacing(temporary, path)
+            move_new(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -55,10 +55,34 @@ def write_json(path: Path, document: Any, *, mode: int = PRIVATE_FILE) -> None:
     write(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode(), mode=mode)
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a private file, which is created if missing."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+    with os.fdopen(descriptor, "ab") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Move a file to a name that must be free, on the same file system.
+
+    Raises:
+        OutputExistsError: The name is taken, also by someone who came just now.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        refuse_to_overwrite(target)
+        raise
+    source.unlink()
+
+
 def make_private_directory(path: Path) -> None:
     """Create a directory, and its missing parents, that only this user can enter."""
     if not path.is_dir():
-        path.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        make_private_directory(path.parent)  # mkdir(parents=True) would leave these open to others
+        path.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
 
 
 def refuse_to_overwrite(path: Path) -> None:
@@ -69,15 +93,6 @@ def refuse_to_overwrite(path: Path) -> None:
     """
     if path.exists() or path.is_symlink():
         raise OutputExistsError(f"{path} already exists; choose another name or remove it first")
-
-
-def _move_without_replacing(temporary: Path, path: Path) -> None:
-    try:
-        os.link(temporary, path)  # fails if the name is taken, also by someone who came just now
-    except FileExistsError:
-        refuse_to_overwrite(path)
-        raise
-    temporary.unlink()
 
 
 def _sync_directory(directory: Path) -> None:

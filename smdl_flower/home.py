@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy
+
 from smdl_flower import files, keyfile
 from smdl_flower.errors import HomeError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
@@ -79,7 +81,7 @@ class OwnerHome:
             if document["format"] != FORMAT:
                 raise ValueError(document["format"])
             url = _url(path, document["registry_url"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise IntegrityError(f"{path / 'home.json'}: missing or damaged; restore it") from None
         registry = Registry(url, key, path / "registry.head")
         return cls(path, key, registry, Vault(path / "vault"))
@@ -100,5 +102,7 @@ class OwnerHome:
         return [self.vault.load(model_id, digest) for model_id, digest in models.items()]
 
 
-def _url(path: Path, registry_url: str | None) -> str:
-    return registry_url or f"sqlite:///{(path / 'registry.db').resolve()}"
+def _url(path: Path, registry_url: str | None) -> str | sqlalchemy.URL:
+    # Not as text: a "?" in the path would end it.
+    database = str((path / "registry.db").resolve())
+    return registry_url or sqlalchemy.URL.create("sqlite", database=database)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from smdl_flower import files, models, weights
 from smdl_flower.config import FingerprintConfig
 from smdl_flower.data import Images
@@ -97,8 +99,10 @@ def open_campaign(
 
     Raises:
         CapacityError: The model is too small for the code length; nothing was stored.
-        ConfigError: It was opened before with other settings.
+        ConfigError: It was opened before with other settings, or has NaN or infinite values.
     """
+    if not all(np.isfinite(array).all() for array in base.values()):
+        raise ConfigError("the model has values that are NaN or infinite; train it anew")
     module = models.from_weights(spec, base)
     model = _known_model(home, base)
     if model is None:
@@ -134,12 +138,14 @@ def issue(
         directory: Where ``<customer>.safetensors`` goes.
 
     Raises:
-        ConfigError: A customer is not registered; no copy was made.
+        ConfigError: A customer is not registered, or named twice; no copy was made.
         OutputExistsError: A copy's file is there already; no copy was made.
     """
     unknown = sorted(set(customers) - set(home.registry.customers()))
     if unknown:
         raise ConfigError(f"not in the registry: {', '.join(unknown)}; add them first")
+    if len(set(customers)) < len(customers):
+        raise ConfigError("a customer is named twice; each gets one copy of a model")
     for customer in customers:
         files.refuse_to_overwrite(directory / f"{customer}.safetensors")
     key = campaign.model.key(home.key)
@@ -159,11 +165,11 @@ def _issue_one(
         weights.write(draft, copy, model.spec.to_metadata(), replace=True)
         result = _self_check(campaign, key, weights.read(draft).weights)
         if result.reason:
+            home.registry.record_refusal(model.model_id, key.customer, result.reason)
             return result
         # Recorded first: a copy that is out but not recorded could not be traced.
         home.registry.record_copy(model.model_id, key.customer, result.sha256)
-        files.refuse_to_overwrite(path)
-        draft.rename(path)
+        files.move_new(draft, path)
         return IssueResult(**{**vars(result), "path": path})
     finally:
         draft.unlink(missing_ok=True)

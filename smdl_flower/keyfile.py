@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise HomeError(f"{path}: cannot be read ({os.strerror(error.errno or 0)})") from None
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise IntegrityError(f"{path}: not a {FORMAT} file; restore it from your backup")

@@ -1,9 +1,10 @@
 """Who is a customer and which copies were issued: an append-only, authenticated log in a database.
 
 Each entry carries an HMAC over itself and its predecessor's HMAC, under a key derived from the
-master key; the newest one is also kept in a file beside the master key. So an entry that was
-changed, inserted, reordered or removed is noticed before any verdict rests on it. (Restoring
-database *and* head file from an old backup is not; publish commitments against that.)
+master key. How many entries there are, and the newest HMAC, is kept in a head file beside the key,
+authenticated too. So an entry that was changed, inserted, reordered or removed is noticed
+before any verdict rests on it. (Restoring database *and* head file from an old backup is not;
+publish commitments against that.)
 
 Any SQLAlchemy URL works; SQLite is the default.
 """
@@ -62,8 +63,12 @@ class _State:
     customers: list[str] = field(default_factory=list)
     models: dict[str, str] = field(default_factory=dict)
     copies: dict[tuple[str, str], CopyRecord] = field(default_factory=dict)
-    entries: int = 0
-    last_mac: bytes = _FIRST_MAC
+    refusals: dict[tuple[str, str], str] = field(default_factory=dict)
+    macs: list[bytes] = field(default_factory=lambda: [_FIRST_MAC])
+
+    @property
+    def entries(self) -> int:
+        return len(self.macs) - 1
 
 
 class Registry:
@@ -79,7 +84,7 @@ class Registry:
         ('clinic-a', 'bank-b')
     """
 
-    def __init__(self, url: str, key: OwnerKey, head: Path) -> None:
+    def __init__(self, url: str | sql.URL, key: OwnerKey, head: Path) -> None:
         try:
             self._engine = _engine(url)
         except (sql.exc.ArgumentError, ImportError) as error:
@@ -89,7 +94,7 @@ class Registry:
         self._state = _State()  # of the entries checked so far
 
     @classmethod
-    def create(cls, url: str, key: OwnerKey, head: Path) -> "Registry":
+    def create(cls, url: str | sql.URL, key: OwnerKey, head: Path) -> "Registry":
         """Create an empty registry.
 
         Raises:
@@ -167,11 +172,30 @@ class Registry:
                 raise IntegrityError(f"{customer!r} already has another copy of model {model_id}")
             return known or copy
 
+    def record_refusal(self, model_id: str, customer: str, reason: str) -> None:
+        """Record that a customer's copy was made and failed its checks; once per customer."""
+        with self._writing() as (state, append):
+            if (model_id, customer) not in state.refusals:
+                append("refusal", {"model_id": model_id, "customer": customer, "reason": reason})
+
+    def words(self, model_id: str) -> int:
+        """Return how many customers' words were ever derived for a model, refused ones included.
+
+        Leaving out those that failed their check would be a selection, which the bound does not
+        cover (assumption A4).
+        """
+        state = self._read()
+        return len({c for m, c in (*state.copies, *state.refusals) if m == model_id})
+
     # ------------------------------------------------------------------------------- the log
 
     def _read(self) -> _State:
-        with self._connection() as connection:
-            return self._replay(connection)
+        try:
+            with self._connection() as connection:
+                return self._replay(connection)
+        except BaseException:
+            self._state = _State()
+            raise
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[_State, Any]]:
@@ -182,11 +206,11 @@ class Registry:
 
                 def append(kind: str, body: dict[str, str]) -> None:
                     text = json.dumps(body, sort_keys=True)
-                    mac = self._mac(state.entries, kind, text, state.last_mac)
+                    mac = self._mac(state.entries, kind, text, state.macs[-1])
                     row = {"number": state.entries, "kind": kind, "body": text, "mac": mac.hex()}
                     connection.execute(_TABLE.insert().values(row))
                     _apply(state, kind, body)
-                    state.entries, state.last_mac = state.entries + 1, mac
+                    state.macs.append(mac)
 
                 yield state, append
         except BaseException:
@@ -201,27 +225,30 @@ class Registry:
             with self._engine.begin() as connection:
                 yield connection
         except sql.exc.SQLAlchemyError as error:
-            raise IntegrityError(f"registry: cannot be used ({_first_line(error)})") from None
+            reason = _first_line(error)
+            if "locked" in reason:
+                raise ConfigError("registry: another process keeps it busy; try again") from None
+            raise IntegrityError(f"registry: cannot be used ({reason})") from None
 
     def _replay(self, connection: sql.Connection) -> _State:
-        head_entries, head_mac = self._read_head()
         state = self._state
         added = _TABLE.select().where(_TABLE.c.number >= state.entries).order_by(_TABLE.c.number)
         for row in connection.execute(added):
-            expected = self._mac(state.entries, row.kind, row.body, state.last_mac)
+            expected = self._mac(state.entries, row.kind, row.body, state.macs[-1])
             if row.number != state.entries or row.mac != expected.hex():
                 raise IntegrityError(
                     f"registry: entry {row.number} was changed, moved or follows a removed one; "
                     "restore the registry from a backup"
                 )
             _apply(state, row.kind, json.loads(row.body))
-            state.entries, state.last_mac = state.entries + 1, expected
-            if state.entries == head_entries and expected.hex() != head_mac:
-                raise IntegrityError("registry: does not belong to the head file beside the key")
-        if state.entries < head_entries:
+            state.macs.append(expected)
+        entries, mac = self._read_head()
+        if entries > state.entries:
             raise IntegrityError(
-                f"registry: {state.entries} entries, {head_entries} were written; restore it"
+                f"registry: {state.entries} entries, {entries} were written; restore it"
             )
+        if mac != state.macs[entries].hex():
+            raise IntegrityError("registry: does not belong to the head file beside the key")
         return state
 
     def _mac(self, number: int, kind: str, body: str, previous: bytes) -> bytes:
@@ -229,15 +256,27 @@ class Registry:
         return self._key.authenticate("registry", message)
 
     def _write_head(self, state: _State) -> None:
-        document = {"format": FORMAT, "entries": state.entries, "mac": state.last_mac.hex()}
+        # Another process may have written a newer one since our transaction ended.
+        if self._head.exists() and self._read_head()[0] >= state.entries:
+            return
+        last = state.macs[-1].hex()
+        seal = self._seal(state.entries, last)
+        document = {"format": FORMAT, "entries": state.entries, "mac": last, "seal": seal}
         files.write_json(self._head, document)
 
     def _read_head(self) -> tuple[int, str]:
         try:
             document = json.loads(self._head.read_bytes())
-            return int(document["entries"]), str(document["mac"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise IntegrityError(f"{self._head}: missing or damaged; restore it") from None
+            entries, mac, seal = document["entries"], document["mac"], document["seal"]
+            if type(entries) is not int or entries < 0 or seal != self._seal(entries, mac):
+                raise ValueError("seal")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise IntegrityError(f"{self._head}: missing or not as written; restore it") from None
+        return entries, mac
+
+    def _seal(self, entries: int, mac: str) -> str:
+        message = json.dumps([FORMAT, entries, mac]).encode()
+        return self._key.authenticate("registry-head", message).hex()
 
 
 def _apply(state: _State, kind: str, body: dict[str, str]) -> None:
@@ -248,6 +287,8 @@ def _apply(state: _State, kind: str, body: dict[str, str]) -> None:
     elif kind == "copy":
         copy = CopyRecord(**body)
         state.copies[copy.model_id, copy.customer] = copy
+    elif kind == "refusal":
+        state.refusals[body["model_id"], body["customer"]] = body["reason"]
     else:
         raise IntegrityError(f"registry: entry of kind {kind!r}; written by a newer smdl-flower?")
 
@@ -266,14 +307,15 @@ def _check_name(name: str) -> None:
         )
 
 
-def _engine(url: str) -> sql.Engine:
-    engine = sql.create_engine(url)
+def _engine(url: str | sql.URL) -> sql.Engine:
+    engine = sql.create_engine(url, poolclass=sql.pool.NullPool)  # nothing stays open
     if engine.dialect.name == "sqlite":
         # One writer at a time, from its first read on: two processes that issue at once must not
         # continue the chain from the same entry. The driver's own BEGIN comes too late for that.
         @sql.event.listens_for(engine, "connect")
         def _no_implicit_begin(connection: Any, _record: Any) -> None:
             connection.isolation_level = None
+            connection.execute("PRAGMA busy_timeout = 60000")
 
         @sql.event.listens_for(engine, "begin")
         def _begin_immediate(connection: sql.Connection) -> None:

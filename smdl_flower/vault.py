@@ -7,12 +7,14 @@ SHA-256 the registry keeps and which in turn names the digests of the other two.
 
 import hashlib
 import json
+import secrets
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smdl_flower import files, weights
-from smdl_flower.errors import IntegrityError, SuspectFileError
+from smdl_flower.errors import ConfigError, IntegrityError, MissingFileError, SuspectFileError
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout, Vector
@@ -73,8 +75,13 @@ class Vault:
         self._directory = directory
 
     def save(self, model: BaseModel) -> str:
-        """Store a base model and return the SHA-256 of its manifest, hexadecimal."""
-        folder = self._directory / model.model_id
+        """Store a base model and return the SHA-256 of its manifest, hexadecimal.
+
+        The folder appears whole or not at all. The same model again is left as it is.
+
+        Raises:
+            ConfigError: The model is there with other settings or another profile.
+        """
         layout = Layout.of(model.weights)
         profile = {t.name: model.profile[t.where].reshape(t.shape) for t in layout.tensors}
         manifest = {
@@ -85,10 +92,25 @@ class Vault:
             "code_length": model.code_length,
             "strength": model.strength,
         }
-        weights.write(folder / "base.safetensors", model.weights, replace=True)
-        weights.write(folder / "profile.safetensors", profile, replace=True)
         content = json.dumps(manifest, sort_keys=True, indent=2).encode()
-        files.write(folder / "model.json", content)
+        folder = self._directory / model.model_id
+        draft = self._directory / f".{model.model_id}.{secrets.token_hex(6)}"
+        try:
+            weights.write(draft / "base.safetensors", model.weights)
+            weights.write(draft / "profile.safetensors", profile)
+            files.write(draft / "model.json", content)
+            draft.rename(folder)  # fails if another process was here first
+        except OSError:
+            if not folder.is_dir():
+                raise
+            if (folder / "model.json").read_bytes() != content:
+                raise ConfigError(
+                    f"{folder} holds this model with other settings, from an issuing that ran at "
+                    "the same time or was interrupted; use its settings, or remove the folder if "
+                    "no copy was issued"
+                ) from None
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
         return hashlib.sha256(content).hexdigest()
 
     def load(self, model_id: str, manifest_sha256: str) -> BaseModel:
@@ -102,7 +124,7 @@ class Vault:
         try:
             base = weights.read(folder / "base.safetensors").weights
             profile = weights.read(folder / "profile.safetensors").weights
-        except SuspectFileError as error:
+        except (SuspectFileError, MissingFileError) as error:
             raise IntegrityError(f"vault: {error}; restore it from a backup") from None
         if (weights.digest(base), weights.digest(profile)) != (
             manifest["base_sha256"],

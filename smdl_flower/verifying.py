@@ -45,11 +45,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Examination:
-    """A suspect read against one base model, and every word of its customers compared."""
+    """A suspect read against one base model, and the word of every issued copy compared.
+
+    Attributes:
+        model: The base model.
+        reading: Of the suspect.
+        comparisons: One per issued copy.
+        words: Words ever derived for this model, N; those of refused copies count too.
+    """
 
     model: BaseModel
     reading: Reading
     comparisons: tuple[Comparison, ...]
+    words: int
 
     def best_score(self) -> float:
         """Return the largest carrier score; minus infinity if there are no customers."""
@@ -106,7 +114,8 @@ def examine(
         customers = [copy.customer for copy in home.registry.copies(model.model_id)]
         test = PayloadTest(reading.soft_bits, mark.biases)
         comparisons = tuple(_compare(home, model, reading, test, name) for name in customers)
-        examinations.append(Examination(model, reading, comparisons))
+        words = home.registry.words(model.model_id)
+        examinations.append(Examination(model, reading, comparisons, words))
     if not examinations:
         raise NotComparableError("; ".join(misfits))
     return examinations
@@ -141,13 +150,13 @@ def _candidates(home: OwnerHome, model_id: str | None) -> list[BaseModel]:
 def _judge(
     path: Path, suspect: ModelFile, examinations: list[Examination], bound: float
 ) -> Verdict:
-    words = sum(len(e.comparisons) for e in examinations)
+    words = sum(e.words for e in examinations)
     level = Level(total=bound, words=words, hypotheses=HYPOTHESES)
     accused = sorted(
         (a for e in examinations for a in _accusations(e, level)),
         key=lambda a: a.witnesses[0].log10_p,
     )
-    closest = max(examinations, key=Examination.best_score)
+    closest = _closest(examinations, accused)
     named = {(a.model_id, a.customer) for a in accused}
     unnamed = [
         c.carrier_score
@@ -162,12 +171,19 @@ def _judge(
         customers=words,
         hypotheses=HYPOTHESES,
         accused=tuple(accused),
-        payload=_payload(closest, {customer for _, customer in named}),
+        payload=_payload(closest, {c for m, c in named if m == closest.model.model_id}),
         alignment=closest.reading.alignment,
         highest_unnamed_score=max(unnamed, default=None),
         remarks=tuple(_remarks(examinations)),
         carrier_scores=tuple(sorted(c.carrier_score for e in examinations for c in e.comparisons)),
     )
+
+
+def _closest(examinations: list[Examination], accused: list[Accusation]) -> Examination:
+    """The base model of the strongest accusation, or else of the highest score."""
+    if accused:
+        return next(e for e in examinations if e.model.model_id == accused[0].model_id)
+    return max(examinations, key=Examination.best_score)
 
 
 def _accusations(examination: Examination, level: Level) -> list[Accusation]:
@@ -208,8 +224,8 @@ def _remarks(examinations: list[Examination]) -> list[str]:
     for e in examinations:
         if e.reading.equals_base:
             remarks.append(
-                f"the suspect's marked weights equal base model {e.model.model_id}: it is "
-                "unmarked, so it came from the owner or from somebody who has the base model"
+                f"every marked weight that is not zero equals base model {e.model.model_id}: the "
+                "suspect is unmarked, from the owner or from somebody who has the base model"
             )
         if e.reading.erased > 0.0:
             remarks.append(f"{e.reading.erased:.1%} of the marked weights are zero")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from smdl_flower import issuing, models, weights
+from smdl_flower import files, issuing, models, weights
 from smdl_flower.config import FingerprintConfig
 from smdl_flower.data import Images
 from smdl_flower.errors import CapacityError, ConfigError, OutputExistsError, SmdlError
@@ -252,7 +252,7 @@ def test_a_crash_between_record_and_rename_leaves_no_file_and_a_retry_succeeds(
         def fail(_path: Path, _target: Path) -> Path:
             raise KeyboardInterrupt
 
-        patch.setattr(Path, "rename", fail)
+        patch.setattr(files, "move_new", fail)
         with pytest.raises(KeyboardInterrupt):
             list(issuing.issue(home_copy, reopened, ["late"], tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []

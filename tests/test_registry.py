@@ -6,11 +6,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from smdl_flower import files
+from smdl_flower import registry as registry_module
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.registry import Registry, check_names
@@ -377,9 +379,11 @@ def test_a_registry_written_by_the_first_release_is_read_forever(tmp_path: Path)
     number, kind, body, mac = GOLDEN_ENTRY
     values = f"({number}, '{kind}', '{body}', '{mac}')"
     execute(tmp_path, f"INSERT INTO smdl_registry_1 VALUES {values}")  # noqa: S608
-    files.write_json(
-        tmp_path / "registry.head", {"format": "smdl-registry/1", "entries": 1, "mac": mac}
+    seal = OwnerKey(bytes(32)).authenticate(
+        "registry-head", f'["smdl-registry/1", 1, "{mac}"]'.encode()
     )
+    document = {"format": "smdl-registry/1", "entries": 1, "mac": mac, "seal": seal.hex()}
+    files.write_json(tmp_path / "registry.head", document)
     assert open_registry(tmp_path).customers() == ("clinic-a",)
 
 
@@ -390,3 +394,36 @@ def test_neither_database_nor_head_file_hold_the_key(tmp_path: Path) -> None:
         content = path.read_bytes()
         assert key.secret not in content
         assert key.secret.hex().encode() not in content
+
+
+@pytest.mark.parametrize("entries", [0, 1, -1, 5])
+def test_a_head_that_the_key_did_not_seal_is_refused_every_time(
+    tmp_path: Path, entries: int
+) -> None:
+    registry = create(tmp_path)
+    registry.add_customers(["clinic-a", "bank-b"])
+    head = json.loads((tmp_path / "registry.head").read_text())
+    files.write_json(tmp_path / "registry.head", {**head, "entries": entries})
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            registry.customers()
+
+
+def test_cutting_database_and_head_back_to_an_entry_of_the_log_is_noticed(tmp_path: Path) -> None:
+    """The HMAC of every entry is in the database, but the head's seal is made from the key."""
+    create(tmp_path).add_customers(["clinic-a", "bank-b"])
+    head = json.loads((tmp_path / "registry.head").read_text())
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as database, database:
+        (mac,) = database.execute("SELECT mac FROM smdl_registry_1 WHERE number = 0").fetchone()
+        database.execute("DELETE FROM smdl_registry_1 WHERE number = 1")
+    files.write_json(tmp_path / "registry.head", {**head, "entries": 1, "mac": mac})
+    with pytest.raises(IntegrityError):
+        open_registry(tmp_path).customers()
+
+
+def test_an_older_head_never_replaces_a_newer_one(tmp_path: Path) -> None:
+    first, second = create(tmp_path), open_registry(tmp_path)
+    second.add_customers(["clinic-a"])
+    newer = (tmp_path / "registry.head").read_bytes()
+    first._write_head(registry_module._State())
+    assert (tmp_path / "registry.head").read_bytes() == newer

@@ -169,7 +169,7 @@ def test_a_model_that_is_no_copy_names_nobody(
     # The best of eight is reported without a name; Bin(304, 1/2) stays below 152 + 7 x 8.72.
     assert 0 < verdict.payload.matching_bits < 213
     assert verdict.payload.bit_error_rate == 1 - verdict.payload.matching_bits / 304
-    unmarked = "equal base model" in " ".join(verdict.remarks)
+    unmarked = "equals base model" in " ".join(verdict.remarks)
     assert unmarked == (origin == "w0")
 
 
@@ -362,3 +362,16 @@ def test_the_same_file_gives_the_same_document(
 ) -> None:
     first, again = (verify(issued_home, copy_paths["clinic-f"]).to_json() for _ in range(2))
     assert first == again
+
+
+def test_a_copy_whose_check_failed_still_counts_in_the_bound(
+    home_copy: OwnerHome, tmp_path: Path
+) -> None:
+    (model,) = home_copy.base_models()
+    copy = home_copy.registry.copies(model.model_id)[0]
+    file = write(tmp_path / "copy.safetensors", model.weights)
+    before = verify(home_copy, file).customers
+    home_copy.registry.record_refusal(model.model_id, "somebody", "accuracy too low")
+    home_copy.registry.record_refusal(model.model_id, "somebody", "accuracy too low")
+    home_copy.registry.record_refusal(model.model_id, copy.customer, "first try")
+    assert verify(home_copy, file).customers == before + 1

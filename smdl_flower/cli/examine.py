@@ -37,6 +37,9 @@ def verify(
     Exit codes: 0 somebody is named, 10 nobody is, 11 the file cannot be compared, 3 it is unsafe or
     unsupported, 4 key or registry are damaged, 2 wrong usage, 1 internal error.
     """
+    for name in ("verdict.json", "report.html"):
+        if report_directory:
+            files.refuse_to_overwrite(report_directory / name)
     owner = open_home(home, passphrase_file)
     with messages.status("Comparing with every customer's fingerprint ..."):
         verdict = verifying.verify(
@@ -44,7 +47,6 @@ def verify(
         )
     document = verdict.to_json()
     if report_directory:
-        files.refuse_to_overwrite(report_directory / "verdict.json")
         files.write_json(report_directory / "verdict.json", document)
         report.write_verdict_report(verdict, report_directory / "report.html")
     if as_json:

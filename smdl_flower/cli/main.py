@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from typing import Annotated
 
 import click
@@ -58,7 +59,7 @@ def run(arguments: list[str]) -> int:
         code = app(arguments, prog_name="smdl", standalone_mode=False)
     except SmdlError as error:
         if debug:
-            raise
+            traceback.print_exc()
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
@@ -67,7 +68,7 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         what = f"internal error: {type(error).__name__}: {error}"
         return _fail(f"{what}; run smdl --debug ... and report it", INTERNAL_ERROR)
     return code if isinstance(code, int) else 0

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 
 from smdl_flower import keyfile
-from smdl_flower.flower.owner import home_path, read_passphrase_file
+from smdl_flower.errors import HomeError
+from smdl_flower.flower.owner import home_path, passphrase_path, read_passphrase_file
 from smdl_flower.home import OwnerHome
 
 HomeOption = Annotated[
@@ -39,10 +40,26 @@ def open_home(home: Path | None, passphrase_file: Path | None) -> OwnerHome:
     """Open the owner's home, asking for the passphrase if it takes one."""
     path = resolve_home(home)
     OwnerHome.require(path)
-    passphrase = read_passphrase_file(passphrase_file)
+    passphrase = read_passphrase_file(passphrase_file or passphrase_path())
     if passphrase is None and keyfile.is_encrypted(path / "master.key"):
         passphrase = typer.prompt("Passphrase", hide_input=True, err=True)
     return OwnerHome.open(path, passphrase)
+
+
+def require_unattended(home: Path | None, passphrase_file: Path | None) -> Path | None:
+    """Check that a home can be opened later by another process, and return its passphrase file.
+
+    Raises:
+        HomeError: It is missing, or its passphrase would have to be typed.
+    """
+    path, file = resolve_home(home), passphrase_file or passphrase_path()
+    OwnerHome.require(path)
+    if file is None and keyfile.is_encrypted(path / "master.key"):
+        raise HomeError(
+            f"{path} is encrypted and a run cannot ask for the passphrase; give --passphrase-file"
+        )
+    OwnerHome.open(path, read_passphrase_file(file))
+    return file
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -13,8 +13,8 @@ from smdl_flower.cli.options import (
     PassphraseOption,
     SetOption,
     console,
-    open_home,
     print_json,
+    require_unattended,
     resolve_home,
 )
 from smdl_flower.config import RunConfig, Scalar
@@ -42,8 +42,8 @@ def simulate(
 ) -> None:
     """Run a whole federation on this machine and issue fingerprinted copies."""
     flat, run = _load(scenario, assignments)
-    if run.fingerprint.where == "server":
-        open_home(home, passphrase_file)  # a wrong passphrase is noticed before hours of training
+    if run.fingerprint.where == "server":  # a wrong passphrase is noticed before hours of training
+        passphrase_file = require_unattended(home, passphrase_file)
     plan = Launch(
         app=config.find_app(scenario.parent),
         scenario=scenario,

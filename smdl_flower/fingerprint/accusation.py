@@ -23,7 +23,6 @@ from smdl_flower.fingerprint.codes import Biases, Bits
 SoftBits = NDArray[np.float64]
 IntegerWeights = NDArray[np.int64]
 
-WEIGHT_LEVELS = 127
 _SMALLEST_EXACT = 1e-290  # below, a double loses digits: the Chernoff bound takes over
 
 
@@ -67,7 +66,7 @@ class PayloadTest:
     """The exact test of codewords against the soft bits of one suspect.
 
     The score of a codeword x in {0,1}^m is ``sum_i w_i x_i``, with integers w_i proportional to the
-    soft bits (clipped at three times their root mean square, against a few forged large values).
+    soft bits (clipped at twice their upper quartile, against a few forged large values).
 
     Example:
         >>> test = PayloadTest(np.array([1.0, -1.0, 1.0, -1.0]), np.full(4, 0.5))
@@ -122,18 +121,32 @@ class PayloadTest:
 
 
 def integer_weights(soft_bits: SoftBits) -> IntegerWeights:
-    """Return soft bits as integers of at most 127, proportional but for clipping, ``(m,)``.
+    """Return soft bits as small integers, proportional but for clipping, ``(m,)``.
 
     Example:
         >>> integer_weights(np.array([0.5, -1.0, 1.0])).tolist()
         [64, -127, 127]
     """
-    spread = math.sqrt(float(np.mean(np.square(soft_bits))))
-    clipped = np.clip(soft_bits, -3 * spread, 3 * spread)
+    sizes = np.abs(soft_bits)
+    # A quartile, not the mean square: one forged bit must not round all others to zero.
+    cap = 2 * float(np.quantile(sizes, 0.75)) or float(sizes.max(initial=0.0))
+    clipped = np.clip(soft_bits, -cap, cap)
     largest = float(np.abs(clipped).max(initial=0.0))
     if largest == 0.0:
         return np.zeros(len(soft_bits), dtype=np.int64)
-    return np.rint(clipped * (WEIGHT_LEVELS / largest)).astype(np.int64)
+    return np.rint(clipped * (weight_levels(len(soft_bits)) / largest)).astype(np.int64)
+
+
+def weight_levels(length: int) -> int:
+    """Return the largest integer weight; fewer levels for long codes keep the law quick to compute.
+
+    Example:
+        >>> weight_levels(304), weight_levels(4096)
+        (127, 31)
+    """
+    return next(
+        (levels for limit, levels in ((512, 127), (1500, 63), (5000, 31)) if length <= limit), 15
+    )
 
 
 def _survival(weights: IntegerWeights, biases: Biases) -> NDArray[np.float64]:

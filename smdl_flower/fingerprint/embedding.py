@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from smdl_flower.errors import CapacityError
 from smdl_flower.fingerprint import carriers, codes
 from smdl_flower.fingerprint.carriers import CHUNK
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
@@ -50,6 +51,11 @@ class Mark:
         layout = Layout.of(base)
         amplitude(layout.size, length, strength**2 / 2)
         spreading = Spreading.of(key, profile, length)
+        if not spreading.norms.all():
+            raise CapacityError(
+                f"{layout.size:,} weights left one of {length} bits without any; lower "
+                "fingerprint.code-length"
+            )
         return cls(layout, layout.flatten(base), profile, spreading, strength)
 
     @property

@@ -2,8 +2,9 @@
 
 Both are functions of suspect, base model and campaign key only; no customer's word enters
 (assumption A3), so whatever happens here, an innocent's score keeps its law. Power comes from
-whitening: in each layer and sensitivity bin the suspect's deviation is centred, clipped and
-weighted by the inverse of its own variance, so that heavily altered weights do not drown the rest.
+bounding and whitening: in each layer and sensitivity bin the suspect's deviation is clipped,
+centred and weighted by the inverse of its own variance, so that heavily altered weights do not
+drown the rest.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from smdl_flower.errors import NotComparableError
 from smdl_flower.fingerprint.accusation import SoftBits
+from smdl_flower.fingerprint.carriers import CHUNK
 from smdl_flower.fingerprint.codes import Bits
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.layout import Vector
@@ -22,6 +24,9 @@ PROFILE_BINS = 16
 CLIP = 3.0
 MAD_TO_DEVIATION = 1.4826
 LARGEST_ERASED = 0.995
+OUTLIER = 10.0  # deviations of a bin; a mark, noise, rounding and averaging stay far inside
+SMALLEST_BOUND = 1e-3  # in units of scale: a bin of untouched weights has no spread of its own
+SMALLEST_BIN = 8
 
 
 @dataclass(frozen=True)
@@ -60,49 +65,91 @@ def read(mark: Mark, suspect: Weights) -> Reading:
     """Read a suspect with the base model's own tensor names and shapes.
 
     Raises:
-        NotComparableError: Tensors are missing or differ in shape, or nearly all are zero.
+        NotComparableError: Tensors are missing or differ in shape, nearly all are zero, or most
+            values are too large to compute with.
     """
     if not mark.layout.fits(suspect):
         raise NotComparableError(_misfit(mark, suspect))
     weights = mark.layout.flatten(suspect)
-    erased = float(np.mean(weights == 0.0))
+    kept = weights != 0.0
+    erased = 1.0 - float(np.mean(kept))
     if erased > LARGEST_ERASED:
         raise NotComparableError(
             f"{erased:.1%} of the weights are zero; too little is left to examine"
         )
-    return Reading(read_payload(mark, weights), _direction(mark, weights), erased, "none")
+    bins = _Bins.of(mark, kept)
+    deviation = _bounded_deviation(mark, weights, kept, bins)
+    soft_bits = read_payload(mark, _without_outliers(mark, deviation, kept))
+    direction = _direction(mark, deviation, kept, bins)
+    if not (np.isfinite(soft_bits).all() and np.isfinite(direction).all()):
+        raise NotComparableError("most of the weights are too large to compute with")
+    return Reading(soft_bits, direction, erased, "none")
 
 
-def _direction(mark: Mark, weights: Vector) -> Vector:
-    kept = weights != 0.0
-    deviation = weights - mark.base
-    for tensor in mark.layout.tensors:
-        deviation[tensor.where] /= tensor.scale
+@dataclass(frozen=True)
+class _Bins:
+    """The kept weights of each layer, sorted into bins of similar sensitivity."""
+
+    members: tuple[NDArray[np.int64], ...]
+
+    @classmethod
+    def of(cls, mark: Mark, kept: NDArray[np.bool_]) -> "_Bins":
+        members = []
+        for tensor in mark.layout.tensors:
+            profile, here = mark.profile[tensor.where], kept[tensor.where]
+            edges = np.quantile(profile, np.arange(1, PROFILE_BINS) / PROFILE_BINS)
+            numbers = np.searchsorted(edges, profile).astype(np.uint8)
+            members += [
+                tensor.start + np.flatnonzero((numbers == n) & here) for n in range(PROFILE_BINS)
+            ]
+        return cls(tuple(m for m in members if len(m) >= SMALLEST_BIN))
+
+
+def _bounded_deviation(mark: Mark, weights: Vector, kept: NDArray[np.bool_], bins: _Bins) -> Vector:
+    """The deviation from w0 in units of scale, each value within what its bin makes plausible.
+
+    A few enormous weights cost a thief nothing (a unit that nobody listens to, or one scaled up and
+    its readers down), but they would drown all sums over the payload's groups.
+    """
+    with np.errstate(over="ignore"):  # what overflows is clipped next
+        deviation = weights - mark.base
+        for where, scale in mark.layout.pieces(CHUNK):
+            deviation[where] /= scale
     deviation *= kept
-    deviation = mark.spreading.remove_span(deviation, kept)
-    for tensor in mark.layout.tensors:
-        where = tensor.where
-        deviation[where] = _whitened(deviation[where], mark.profile[where], kept[where])
-    length = float(np.sqrt(np.sum(np.square(deviation, dtype=np.float64))))
-    return deviation / np.float32(length) if length > 0.0 else deviation
-
-
-def _whitened(deviation: Vector, profile: Vector, kept: NDArray[np.bool_]) -> Vector:
-    edges = np.quantile(profile, np.arange(1, PROFILE_BINS) / PROFILE_BINS)
-    bins = np.searchsorted(edges, profile)
-    result = np.zeros_like(deviation)
-    for number in range(PROFILE_BINS):
-        chosen = np.flatnonzero((bins == number) & kept)
-        if len(chosen) < 8:
-            continue
+    bounded = np.zeros_like(deviation)
+    for chosen in bins.members:
         values = deviation[chosen]
-        values = values - np.median(values)
+        bound = OUTLIER * MAD_TO_DEVIATION * float(np.median(np.abs(values)))
+        bound = max(bound, SMALLEST_BOUND)
+        bounded[chosen] = np.clip(values, -bound, bound)
+    return bounded
+
+
+def _without_outliers(mark: Mark, deviation: Vector, kept: NDArray[np.bool_]) -> Vector:
+    """The suspect's weights, those that were zero still zero."""
+    weights = deviation.copy()
+    for where, scale in mark.layout.pieces(CHUNK):
+        weights[where] *= scale
+    weights += mark.base
+    weights *= kept
+    return weights
+
+
+def _direction(mark: Mark, deviation: Vector, kept: NDArray[np.bool_], bins: _Bins) -> Vector:
+    """The unit vector that carriers are compared with."""
+    rest = mark.spreading.remove_span(deviation, kept)
+    direction = np.zeros_like(rest)
+    for chosen in bins.members:
+        values = rest[chosen]
+        values -= np.median(values)
         spread = MAD_TO_DEVIATION * float(np.median(np.abs(values)))
-        # A suspect that left most of a bin untouched has a median deviation of rounding size.
+        # Where most weights are untouched the median deviation is of rounding size.
         spread = max(spread, 1e-3 * float(np.sqrt(np.mean(np.square(values)))), 1e-12)
         np.clip(values, -CLIP * spread, CLIP * spread, out=values)
-        result[chosen] = profile[chosen] * values / np.float32(spread**2)
-    return result
+        direction[chosen] = mark.profile[chosen] * values / np.float32(spread**2)
+    length = float(np.sqrt(np.sum(np.square(direction, dtype=np.float64))))
+    # A little shorter than one, so that rounding to float32 never makes a score larger.
+    return direction / np.float32(length * (1 + 1e-6)) if length > 0.0 else direction
 
 
 def _misfit(mark: Mark, suspect: Weights) -> str:

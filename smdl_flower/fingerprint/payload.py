@@ -18,6 +18,8 @@ from smdl_flower.fingerprint.carriers import CHUNK
 from smdl_flower.fingerprint.keys import CampaignKey
 from smdl_flower.fingerprint.layout import Layout, Vector
 
+LEAST_WEIGHTS_PER_BIT = 16  # a group is empty with a chance of exp(-16), and then refused
+
 Groups = NDArray[np.uint16]
 GroupSums = NDArray[np.float64]
 
@@ -103,18 +105,19 @@ def amplitude(size: int, length: int, energy: float) -> float:
         energy: Mean square of the payload's part of the mark, in units of scale.
 
     Raises:
-        CapacityError: A would be below one, a payload weaker than its host: unreliable bits.
+        CapacityError: A would be below one, a payload weaker than its host: unreliable bits; or
+            so few weights per bit that one could have none.
 
     Example:
         >>> round(amplitude(131_992, 304, 0.02), 2)
         2.77
     """
-    available = energy * size / length
-    if available < 2.0:
-        largest = int(energy * size / 2)
+    weights_per_bit = max(2.0 / energy, LEAST_WEIGHTS_PER_BIT)
+    if size < weights_per_bit * length:
+        largest = int(size / weights_per_bit)
         raise CapacityError(
             f"{size:,} marked weights cannot carry {length} bits at this strength; lower "
             f"fingerprint.code-length to {largest} or less, raise fingerprint.strength, or use a "
-            f"model of at least {math.ceil(2 * length / energy):,} marked weights"
+            f"model of at least {math.ceil(weights_per_bit * length):,} marked weights"
         )
-    return math.sqrt(available - 1.0)
+    return math.sqrt(energy * size / length - 1.0)

@@ -6,6 +6,8 @@ clipped at four times its root mean square: at equal energy the outputs change 1
 than with a uniform mark (measured; Fisher-weighted perturbation is ours).
 """
 
+import copy
+
 import numpy as np
 import torch
 from torch import nn
@@ -55,19 +57,23 @@ def sensitivity_profile(
 def _diagonal_fisher(
     model: nn.Module, layout: Layout, input_shape: tuple[int, ...], samples: int, seed: int
 ) -> Vector:
-    parameters = dict(model.named_parameters())
-    marked = [parameters[tensor.name] for tensor in layout.tensors]
+    model = copy.deepcopy(model).eval()
+    # A frozen parameter bears a mark like any other; a buffer has no gradient, nor a tied name.
+    parameters = {n: p.requires_grad_(True) for n, p in model.named_parameters()}
+    marked = [t for t in layout.tensors if t.name in parameters]
     generator = torch.Generator().manual_seed(seed)
-    sums = [torch.zeros_like(p) for p in marked]
-    model.eval()
+    fisher = np.zeros(layout.size, dtype=np.float32)
     for _ in range(samples):
         logits = model(torch.randn(1, *input_shape, generator=generator))
         label = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
         loss = nn.functional.cross_entropy(logits, label)
-        for total, gradient in zip(sums, torch.autograd.grad(loss, marked), strict=True):
-            total.addcmul_(gradient, gradient)
-    vector = np.concatenate([s.numpy().ravel() for s in sums])
-    return np.asarray(vector / samples, dtype=np.float32)
+        gradients = torch.autograd.grad(
+            loss, [parameters[t.name] for t in marked], allow_unused=True
+        )
+        for tensor, gradient in zip(marked, gradients, strict=True):
+            if gradient is not None:
+                fisher[tensor.where] += np.square(gradient.numpy().ravel())
+    return fisher / np.float32(samples)
 
 
 def _root_mean_square(values: Vector) -> float:

@@ -115,6 +115,7 @@ def _apps_importable(app: Path) -> Iterator[None]:
 @contextmanager
 def _flower_log_in(path: Path) -> Iterator[None]:
     """Flower writes to the terminal, over our progress bar; let it write to a file instead."""
+    files.append(path, b"")
     logger = logging.getLogger("flwr")
     handlers, propagate = logger.handlers[:], logger.propagate
     logger.handlers, logger.propagate = [logging.FileHandler(path)], False

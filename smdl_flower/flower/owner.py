@@ -39,6 +39,7 @@ class ServerIssuer:
         self._spec = spec
         self._gate = gate
         self._folder = folder
+        self._enrol()  # without customers nothing could be issued: said before anybody trains
 
     def issue(self, base: Weights) -> None:
         """Fingerprint the base model for every customer and write ``run.json``.
@@ -46,7 +47,7 @@ class ServerIssuer:
         Raises:
             SmdlError: Not one copy passed its checks.
         """
-        customers = self._enrol()
+        customers = self._home.registry.customers()
         fingerprint = self._run.fingerprint
         campaign = issuing.open_campaign(self._home, self._spec, base, fingerprint, self._gate)
         results = list(issuing.issue(self._home, campaign, customers, self._folder.path / "copies"))
@@ -64,15 +65,13 @@ class ServerIssuer:
             }
         )
 
-    def _enrol(self) -> tuple[str, ...]:
-        registry = self._home.registry
-        if not registry.customers():
-            count = self._run.fingerprint.demo_customers
-            registry.add_customers([f"customer-{i:02d}" for i in range(1, count + 1)])
-        customers = registry.customers()
-        if not customers:
+    def _enrol(self) -> None:
+        if self._home.registry.customers():
+            return
+        count = self._run.fingerprint.demo_customers
+        if count == 0:
             raise ConfigError("the registry has no customers; say: smdl customer add NAME")
-        return customers
+        self._home.registry.add_customers([f"customer-{i:02d}" for i in range(1, count + 1)])
 
 
 class OfflineIssuer:
@@ -126,7 +125,7 @@ def issuer(run: RunConfig, spec: ModelSpec, images: Images, folder: RunFolder) -
     """
     if run.fingerprint.where == "offline":
         return OfflineIssuer(run, spec, folder)
-    home = OwnerHome.open(home_path(), read_passphrase_file(_passphrase_path()))
+    home = OwnerHome.open(home_path(), read_passphrase_file(passphrase_path()))
     gate = FidelityGate(images, run.fingerprint.max_accuracy_drop)
     return ServerIssuer(home, run, spec, gate, folder)
 
@@ -153,7 +152,8 @@ def read_passphrase_file(path: Path | None) -> str | None:
     return lines[0]
 
 
-def _passphrase_path() -> Path | None:
+def passphrase_path() -> Path | None:
+    """Return the passphrase file that the environment names (``$SMDL_PASSPHRASE_FILE``), if any."""
     name = os.environ.get(PASSPHRASE_FILE_VARIABLE)
     return Path(name) if name else None
 

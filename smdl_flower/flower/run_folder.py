@@ -54,8 +54,8 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a round's line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({**line, "seconds": round(self.seconds(), 3)}) + "\n")
+        text = json.dumps({**line, "seconds": round(self.seconds(), 3)}) + "\n"
+        files.append(self.path / "metrics.jsonl", text.encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines written so far."""

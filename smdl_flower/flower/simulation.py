@@ -23,6 +23,7 @@ from pathlib import Path
 
 import tomli_w
 
+from smdl_flower import files
 from smdl_flower.config import FlatConfig
 from smdl_flower.errors import FederationError
 
@@ -89,7 +90,8 @@ def _superlink(environment: Mapping[str, str], place: Path, log: Path) -> Iterat
     }
     neutral = place / "empty"
     neutral.mkdir()
-    with log.open("wb") as stream:
+    files.append(log, b"")  # private: what Flower logs may hold names of the owner's files
+    with log.open("ab") as stream:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter's script
             [
                 str(Path(scripts) / "flower-superlink"),

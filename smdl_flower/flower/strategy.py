@@ -95,7 +95,7 @@ class FingerprintStrategy(Strategy):
         evaluate_fn: EvaluateFn | None = None,
     ) -> Result:
         """Train for ``num_rounds`` rounds in all, resumed ones included, then fingerprint."""
-        self._progress = _Progress(expected=records.from_record(initial_arrays))
+        self._progress = _Progress(records.from_record(initial_arrays), num_rounds)
 
         def after_round(round_here: int, arrays: ArrayRecord) -> MetricRecord | None:
             return self._after_round(round_here, arrays, evaluate_fn)
@@ -148,8 +148,14 @@ class FingerprintStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let the inner strategy choose who evaluates."""
+        """Let the inner strategy choose who evaluates; nobody after the last round.
+
+        What would be sent then is the base model itself, unmarked: whoever has it can tell a copy's
+        mark from its weights.
+        """
         number = server_round + self._rules.completed
+        if number >= self._progress.rounds:
+            return []
         return self._inner.configure_evaluate(number, arrays, config, grid)
 
     def aggregate_evaluate(
@@ -215,6 +221,7 @@ class _Progress:
     """What is under way in the current round."""
 
     expected: Weights = field(default_factory=dict)
+    rounds: int = 0
     asked: list[Message] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)

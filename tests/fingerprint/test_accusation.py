@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from smdl_flower.fingerprint.accusation import (
-    WEIGHT_LEVELS,
     Level,
     PayloadTest,
     carrier_log_p,
     integer_weights,
+    weight_levels,
 )
 
 soft_bits = st.lists(
@@ -138,7 +138,7 @@ def test_innocents_p_values_are_not_needlessly_large() -> None:
 def test_beyond_double_precision_the_p_value_stays_finite_and_valid() -> None:
     test = PayloadTest(np.ones(2000), np.full(2000, 0.5))
     for matches in (2000, 1999, 1900, 1850):
-        score = matches * WEIGHT_LEVELS
+        score = matches * weight_levels(2000)
         words = sum(math.comb(2000, k) for k in range(matches, 2001))  # exact integers
         found, exact = test.log_p(score), math.log(words) - 2000 * math.log(2)
         assert exact < math.log(1e-290)
@@ -166,18 +166,17 @@ def test_soft_bits_without_information_accuse_nobody() -> None:
 def test_integer_weights_keep_signs_and_stay_within_their_range(soft: NDArray[np.float64]) -> None:
     weights = integer_weights(soft)
     assert weights.dtype == np.int64
-    assert np.abs(weights).max() <= WEIGHT_LEVELS
+    assert np.abs(weights).max() <= weight_levels(len(weights))
     assert (weights * np.sign(soft) >= 0).all()
     order = np.argsort(np.abs(soft))
     assert (np.diff(np.abs(weights)[order]) >= 0).all()
     if float(np.mean(np.square(soft))) > 0:
-        assert np.abs(weights).max() == WEIGHT_LEVELS
+        assert np.abs(weights).max() == weight_levels(len(weights))
 
 
-def test_a_few_forged_values_are_clipped_at_three_times_the_root_mean_square() -> None:
+def test_a_few_forged_values_are_clipped_at_twice_the_upper_quartile() -> None:
     soft = np.concatenate([np.ones(300), [100.0]])
-    spread = math.sqrt((300 + 100**2) / 301)
-    assert integer_weights(soft)[0] == round(127 / (3 * spread))
+    assert integer_weights(soft)[0] == round(127 / 2)
     assert integer_weights(soft)[-1] == 127
 
 
@@ -228,3 +227,14 @@ def test_a_carrier_score_that_is_not_positive_is_no_evidence(score: float) -> No
 @pytest.mark.parametrize("score", [1e-9, 1.0, 6.79, 360.0])
 def test_a_positive_carrier_score_is_worth_half_its_square(score: float) -> None:
     assert carrier_log_p(score) == -score * score / 2
+
+
+@pytest.mark.parametrize("forged", [1e3, 1e30])
+def test_one_forged_soft_bit_does_not_silence_the_others(forged: float) -> None:
+    rng = np.random.default_rng(3)
+    word = rng.integers(0, 2, 304).astype(np.uint8)
+    soft = 2.77 * (2.0 * word - 1) + 0.3 * rng.standard_normal(304)
+    soft[17] = forged
+    test = PayloadTest(soft, np.full(304, 0.5))
+    # 303 of 304 bits right at nearly equal weights: about 2^-290 or less.
+    assert test.log_p(test.score(word)) < -290 * math.log(2)

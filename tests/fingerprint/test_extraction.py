@@ -206,8 +206,8 @@ def test_a_direction_has_length_one_and_nothing_where_weights_are_zero(
 ) -> None:
     pruned = altering.prune(copy_of["customer-0"], 0.4)
     reading = extraction.read(small_mark, pruned)
-    # 12,800 float32 values, each to 6e-8.
-    assert float(np.linalg.norm(reading.direction.astype(float))) == pytest.approx(1, abs=2e-7)
+    # 12,800 float32 values, each to 6e-8; never longer than one, so that no score is overstated.
+    assert 1 - 2e-6 < float(np.linalg.norm(reading.direction.astype(float))) < 1
     zero = small_mark.layout.flatten(pruned) == 0.0
     assert reading.erased == np.mean(zero) == 0.4
     assert not reading.direction[zero].any()
@@ -250,7 +250,7 @@ def test_any_finite_suspect_gives_finite_soft_bits_and_a_direction_of_length_one
     reading = extraction.read(small_mark, suspect)
     assert np.isfinite(reading.soft_bits).all()
     length = float(np.linalg.norm(reading.direction.astype(float)))
-    assert length == pytest.approx(1, abs=1e-6) or length == 0.0
+    assert 1 - 2e-6 < length < 1 or length == 0.0
 
 
 @pytest.mark.parametrize(("zeros", "refused"), [(0.99, False), (0.997, True), (1.0, True)])
@@ -305,3 +305,30 @@ def test_a_reading_is_shown_without_what_was_read(
 ) -> None:
     shown = repr(extraction.read(small_mark, copy_of["customer-0"]))
     assert shown == "Reading(erased=0.0, alignment='none')"
+
+
+@pytest.mark.parametrize("factor", [1e2, 1e4, 1e10, 1e36])
+def test_a_few_enormous_weights_hide_nothing(
+    small_mark: Mark, small_key: CampaignKey, copy_of: dict[str, Weights], factor: float
+) -> None:
+    """A unit scaled up and its readers down computes the same; an unread unit can be anything."""
+    copy = copy_of["customer-0"]
+    scaled = copy["fc.weight"].copy()
+    scaled[5] *= np.float32(factor)
+    scaled[:, 9] /= np.float32(factor)
+    untouched, altered = (
+        extraction.read(small_mark, suspect) for suspect in (copy, {**copy, "fc.weight": scaled})
+    )
+    key = small_key.customer("customer-0")
+    # 159 of 12,800 weights carry no mark any more; clipped, they disturb like 159 others of ten
+    # deviations: z falls by the square root of their share at most.
+    assert carriers.score(key, altered.direction) > 0.9 * carriers.score(key, untouched.direction)
+    assert (altered.bits == codes.codeword(key, small_mark.biases)).all()
+
+
+def test_a_suspect_of_enormous_weights_throughout_is_not_judged(
+    small_mark: Mark, copy_of: dict[str, Weights]
+) -> None:
+    suspect = {k: np.full_like(v, 3e38) for k, v in copy_of["customer-0"].items()}
+    with pytest.raises(NotComparableError, match="too large"):
+        extraction.read(small_mark, suspect)

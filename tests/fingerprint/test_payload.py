@@ -12,7 +12,12 @@ from smdl_flower.errors import CapacityError
 from smdl_flower.fingerprint.carriers import CHUNK
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
-from smdl_flower.fingerprint.payload import Spreading, amplitude, sum_by_group
+from smdl_flower.fingerprint.payload import (
+    LEAST_WEIGHTS_PER_BIT,
+    Spreading,
+    amplitude,
+    sum_by_group,
+)
 
 
 @pytest.mark.parametrize(("size", "length"), [(1000, 1), (1000, 7), (CHUNK + 3, 304)])
@@ -103,7 +108,7 @@ def test_a_payload_is_refused_exactly_where_it_would_be_weaker_than_its_host(
     size: int, length: int, strength: float
 ) -> None:
     energy = strength**2 / 2
-    if energy * size / length >= 2.0:
+    if energy * size / length >= 2.0 and size >= LEAST_WEIGHTS_PER_BIT * length:
         found = amplitude(size, length, energy)
         assert found >= 1.0
         # What moving m soft bits of variance one to +-A costs is the energy that is there.
@@ -118,7 +123,8 @@ def test_a_refusal_names_the_longest_code_and_the_smallest_model_that_work(
     size: int, length: int, strength: float
 ) -> None:
     energy = strength**2 / 2
-    if energy * size / length >= 2.0 or energy * size < 2.0:
+    weights_per_bit = max(2.0 / energy, LEAST_WEIGHTS_PER_BIT)
+    if size >= weights_per_bit * length or size < weights_per_bit:
         return
     with pytest.raises(CapacityError) as refusal:
         amplitude(size, length, energy)

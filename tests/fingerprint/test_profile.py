@@ -34,7 +34,7 @@ def test_the_profile_is_that_of_a_fisher_information_computed_by_hand(silent_inp
             self.layer = layer
 
         def forward(self, images: Tensor) -> Tensor:
-            return cast(Tensor, layer(images * keep))
+            return cast(Tensor, self.layer(images * keep))
 
     layout = Layout.of(models.to_weights(Model()))
     profile = sensitivity_profile(Model(), layout, (160,), samples=50, seed=4)

@@ -211,8 +211,25 @@ def test_a_hostile_evaluation_neither_stops_the_run_nor_counts(metrics, grid_of,
 
     inner = FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
     seen = Rounds()
-    run(grid_of(honest, honest, evaluate=evaluate), issuer, inner=inner, observers=[seen])
+    grid = grid_of(honest, honest, evaluate=evaluate)
+    run(grid, issuer, inner=inner, rounds=2, observers=[seen])
     assert seen.seen[0][2]["participants-eval-accuracy"] == 0.5
+
+
+def test_the_final_model_is_sent_to_nobody(grid_of, issuer):
+    """Participants evaluate after each round but the last, whose model is the unmarked w0."""
+    sent = []
+
+    def evaluate(message, participant):
+        sent.append(records.from_record(message.content.array_records[records.ARRAYS]))
+        metrics = MetricRecord({"num-examples": 5, "eval-accuracy": 0.5, "eval-loss": 1.0})
+        return Message(RecordDict({records.METRICS: metrics}), reply_to=message)
+
+    inner = FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+    run(grid_of(honest, evaluate=evaluate), issuer, inner=inner, rounds=3, min_replies=1)
+    assert len(sent) == 2
+    (base,) = issuer.bases
+    assert not any((model["weight"] == base["weight"]).all() for model in sent)
 
 
 def test_a_strategy_with_a_loop_of_its_own_cannot_be_wrapped(issuer):
