@@ -26,7 +26,10 @@ from smdl_flower.errors import MissingFileError, SuspectFileError
 Weights = dict[str, NDArray[np.float32]]
 
 _ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_ARCHIVE_MAGIC = b"PK\x03\x04"
+_PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_DIMENSIONS = 16
+_VALUES = 1 << 40  # numpy multiplies the non-zero sizes even of an empty array, in 64 bits
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ def read(path: Path, limits: Limits | None = None) -> ModelFile:
     try:
         tensors = safetensors.deserialize(content)  # checks offsets against each other and the file
     except safetensors.SafetensorError as error:
-        raise SuspectFileError(f"{path}: not a valid safetensors file ({error})") from None
+        reason = _quoted(str(error), 200)  # may repeat names from the file
+        raise SuspectFileError(f"{path}: not a valid safetensors file ({reason})") from None
     arrays = {name: _to_float32(path, name, tensor) for name, tensor in tensors}
-    return ModelFile(arrays, dict(metadata), hashlib.sha256(content).hexdigest())
+    return ModelFile(arrays, metadata, hashlib.sha256(content).hexdigest())
 
 
 def write(
@@ -98,8 +102,9 @@ def write(
     Raises:
         OutputExistsError: The file exists and ``replace`` is false.
     """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in weights.items()}
-    content = safetensors.numpy.save(contiguous, dict(metadata or {}))
+    # Not ascontiguousarray, which turns a number into a vector of one.
+    contiguous = {name: np.asarray(array, order="C") for name, array in weights.items()}
+    content = safetensors.numpy.save(contiguous, dict(metadata) if metadata else None)
     files.write(path, content, replace=replace)
 
 
@@ -113,7 +118,7 @@ def digest(weights: Mapping[str, NDArray[np.float32]]) -> str:
     """
     total = hashlib.sha256(b"smdl-weights/1")
     for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name], dtype="<f4")
+        array = np.asarray(weights[name], dtype="<f4", order="C")
         total.update(json.dumps([name, list(array.shape)]).encode())
         total.update(array.data)
     return total.hexdigest()
@@ -123,7 +128,7 @@ def _read_bytes(path: Path, limits: Limits) -> bytes:
     try:
         # A link may point anywhere; a pipe would block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
         raise MissingFileError(f"{path}: there is no such file") from None
     except OSError as error:
         reason = os.strerror(error.errno or 0)
@@ -137,11 +142,16 @@ def _read_bytes(path: Path, limits: Limits) -> bytes:
             raise SuspectFileError(
                 f"{path}: {status.st_size:,} bytes, at most {limits.file_bytes:,} are examined"
             )
-        return stream.read(limits.file_bytes + 1)
+        content = stream.read(status.st_size + 1)
+    if len(content) != status.st_size:
+        raise SuspectFileError(f"{path}: changed while it was read; copy it, then examine the copy")
+    return content
 
 
 def _checked_header(path: Path, content: bytes, limits: Limits) -> dict[str, Any]:
-    if content.startswith(_PICKLE_MAGIC):
+    # The length of a safetensors header may begin like a pickle, but the header begins with "{".
+    pickled = content.startswith(_PICKLE_MAGIC) and content[8:9] != b"{"
+    if pickled or content.startswith(_ARCHIVE_MAGIC):
         raise SuspectFileError(
             f"{path}: a pickle or PyTorch archive, which can run code when loaded; convert it to "
             "safetensors on a machine that may be lost, then examine that file"
@@ -159,24 +169,37 @@ def _checked_header(path: Path, content: bytes, limits: Limits) -> dict[str, Any
     if not isinstance(header, dict) or len(header) > limits.tensors:
         raise SuspectFileError(f"{path}: the header must name at most {limits.tensors:,} tensors")
     for name, entry in header.items():
-        if name != "__metadata__":
+        if name == "__metadata__":
+            _check_metadata(path, entry)
+        else:
             _check_entry(path, name, entry, len(content) - 8 - length)
     return header
 
 
+def _check_metadata(path: Path, metadata: Any) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise SuspectFileError(f"{path}: not a valid safetensors file (metadata must be texts)")
+
+
 def _check_entry(path: Path, name: str, entry: Any, available: int) -> None:
-    what = f"{path}: tensor {name[:80]!r}"
-    if not isinstance(entry, dict) or entry.get("dtype") not in _ITEM_SIZES:
-        found = entry.get("dtype") if isinstance(entry, dict) else entry
-        raise SuspectFileError(
-            f"{what} has type {str(found)[:20]!r}; examined are {', '.join(_ITEM_SIZES)}"
-        )
-    shape = entry.get("shape")
+    what = f"{path}: tensor {_quoted(name)}"
+    fields = entry if isinstance(entry, dict) else {}
+    dtype, shape = fields.get("dtype"), fields.get("shape")
+    if not isinstance(dtype, str) or dtype not in _ITEM_SIZES:
+        found = _quoted(dtype, 20) if isinstance(dtype, str) else "none"
+        raise SuspectFileError(f"{what} has type {found}; examined are {', '.join(_ITEM_SIZES)}")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise SuspectFileError(f"{what} has no valid shape")
-    claimed = math.prod(shape) * _ITEM_SIZES[entry["dtype"]]
-    if claimed > available:
-        raise SuspectFileError(f"{what} claims {claimed:,} bytes, the file holds {available:,}")
+    if len(shape) > _DIMENSIONS:
+        raise SuspectFileError(f"{what} has {len(shape):,} dimensions, at most {_DIMENSIONS}")
+    claimed = math.prod(shape) * _ITEM_SIZES[dtype]
+    if claimed > available or math.prod(n or 1 for n in shape) > _VALUES:
+        raise SuspectFileError(f"{what} claims too many values; the file holds {available:,} bytes")
+
+
+def _quoted(text: str, length: int = 80) -> str:
+    """A word from a file as it may be shown: short, and with no control character."""
+    return repr(text[:length])
 
 
 def _to_float32(path: Path, name: str, tensor: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -190,6 +213,6 @@ def _to_float32(path: Path, name: str, tensor: Mapping[str, Any]) -> NDArray[np.
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise SuspectFileError(
-            f"{path}: tensor {name[:80]!r} has {count} values that are NaN, infinite or too large"
+            f"{path}: tensor {_quoted(name)} has {count} values that are NaN, infinite or too large"
         )
     return array.reshape(tensor["shape"])

@@ -150,6 +150,27 @@ def test_a_file_with_no_tensor_at_all_is_read_as_such(tmp_path: Path) -> None:
     assert weights.read(tmp_path / "m").weights == {}
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 0x10280])
+def test_a_header_length_that_looks_like_a_pickle_is_no_pickle(tmp_path: Path, length: int) -> None:
+    array = {"w": np.ones(1, np.float32)}
+    path = tmp_path / "m"
+    weights.write(path, array, {"pad": ""}, replace=True)
+    empty = len(path.read_bytes()[8:-4].rstrip())
+    weights.write(path, array, {"pad": "x" * (length - empty)}, replace=True)
+    assert int.from_bytes(path.read_bytes()[:8], "little") == length
+    assert weights.read(path).weights["w"].tolist() == [1.0]
+
+
+def test_a_scalar_keeps_its_shape(tmp_path: Path) -> None:
+    weights.write(tmp_path / "m", {"scale": np.array(2.0, np.float32)})
+    assert weights.read(tmp_path / "m").weights["scale"].shape == ()
+
+
+def test_no_tensor_and_no_metadata_are_written_readably(tmp_path: Path) -> None:
+    weights.write(tmp_path / "m", {}, {})
+    assert weights.read(tmp_path / "m").weights == {}
+
+
 # ------------------------------------------------------------------------------- the hostile zoo
 
 
@@ -233,7 +254,9 @@ def test_an_entry_that_describes_no_tensor_is_refused(tmp_path: Path, entry: obj
     assert "tensor 'w' has type" in refusal_of(tmp_path, pack({"w": entry}))
 
 
-@pytest.mark.parametrize("metadata", [[], "text", 3, {"a": 1}, {"a": None}, {"a": {"b": "c"}}])
+@pytest.mark.parametrize(
+    "metadata", [None, [], "text", 3, {"a": 1}, {"a": None}, {"a": {"b": "c"}}]
+)
 def test_metadata_that_is_not_text_to_text_is_refused(tmp_path: Path, metadata: object) -> None:
     content = pack({"__metadata__": metadata, "w": tensor("F32", [1], 0, 4)}, b"\0" * 4)
     assert "not a valid safetensors" in refusal_of(tmp_path, content)
@@ -314,7 +337,20 @@ def test_whatever_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, 
 def test_a_missing_file_is_told_from_a_refused_one(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"none\.safetensors: there is no such file"):
         weights.read(tmp_path / "none.safetensors")
+    with pytest.raises(MissingFileError):
+        weights.read(tmp_path / "a\0b")
     assert MissingFileError.exit_code != SuspectFileError.exit_code
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").write_bytes(VALID_BYTES)
+    status = os.stat(tmp_path / "m")
+    earlier = os.stat_result((*status[:6], status.st_size - 1, *status[7:]))
+    monkeypatch.setattr(os, "fstat", lambda _: earlier)
+    with pytest.raises(SuspectFileError, match="changed while it was read"):
+        weights.read(tmp_path / "m")
 
 
 @pytest.mark.timeout(20)
@@ -334,6 +370,43 @@ def test_a_file_that_may_not_be_read_is_refused(
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(SuspectFileError, match="Permission denied"):
         weights.read(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"w": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}},
+        {"w": {"dtype": {}, "shape": [2], "data_offsets": [0, 8]}},
+        {"w": {"dtype": "F32", "shape": [10**4000, 10**4000], "data_offsets": [0, 8]}},
+        {"w": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}},
+        {"w": {"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}},
+        {"w": {"dtype": "F32", "shape": [1] * 65, "data_offsets": [0, 4]}},
+    ],
+    ids=["dtype list", "dtype table", "huge product", "empty huge", "empty huge 2", "65 axes"],
+)
+def test_a_header_made_to_crash_the_checks_is_refused(
+    tmp_path: Path, header: dict[str, Any]
+) -> None:
+    end = header["w"]["data_offsets"][1]
+    (tmp_path / "s").write_bytes(pack(header, b"\0" * end))
+    with pytest.raises(SuspectFileError):
+        weights.read(tmp_path / "s")
+
+
+@pytest.mark.timeout(10)
+def test_a_shape_of_a_million_sizes_is_refused_at_once(tmp_path: Path) -> None:
+    header = {"w": {"dtype": "F32", "shape": [9] * 1_000_000, "data_offsets": [0, 4]}}
+    (tmp_path / "s").write_bytes(pack(header, b"\0" * 4))
+    with pytest.raises(SuspectFileError):
+        weights.read(tmp_path / "s")
+
+
+def test_a_terminal_escape_in_a_tensor_name_is_not_repeated_raw(tmp_path: Path) -> None:
+    header = {"\x1b[2J": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}
+    (tmp_path / "s").write_bytes(pack(header, b"\0" * 8))
+    with pytest.raises(SuspectFileError) as caught:
+        weights.read(tmp_path / "s")
+    assert "\x1b" not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------- properties
@@ -444,3 +517,8 @@ def test_the_digest_tells_the_smallest_change(change: dict[str, np.ndarray[Any, 
 def test_the_digest_does_not_depend_on_memory_layout_or_order() -> None:
     other = {name: np.asfortranarray(array) for name, array in reversed(VALID.items())}
     assert weights.digest(other) == weights.digest(VALID)
+
+
+def test_the_digest_tells_a_scalar_from_a_vector_of_one() -> None:
+    scalar = weights.digest({"s": np.array(2.0, np.float32)})
+    assert scalar != weights.digest({"s": np.array([2.0], np.float32)})
