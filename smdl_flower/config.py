@@ -7,9 +7,9 @@ configuration". Here every wrong key and value is named. Defaults live in one pl
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,12 +22,34 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Section(BaseModel):
     """Keys of a run config that belong together; frozen, with no key unknown and none missing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+
+_Section = TypeVar("_Section", bound=Section)
+
+
+def checked(section: type[_Section], values: Mapping[str, Any]) -> _Section:
+    """Return a section with these values, by key or by field name.
+
+    Raises:
+        ConfigError: With every wrong key and value, in one line.
+
+    Example:
+        >>> checked(PrivacyConfig, {"policy": "full", "channel": "loud"})
+        Traceback (most recent call last):
+        ...
+        smdl_flower.errors.ConfigError: channel: 'loud' is not allowed; expected 'clear'
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(detail) for detail in error.errors())) from None
 
 
 class DataConfig(Section):
@@ -42,15 +64,14 @@ class DataConfig(Section):
 
     @classmethod
     def of_one_party(cls, source: str, directory: str, image_size: int) -> "DataConfig":
-        """Return the settings to read a source that belongs to one party as a whole."""
-        return cls(
-            source=source,
-            directory=directory,
-            image_size=image_size,
-            sharding="iid",
-            dirichlet_alpha=1.0,
-            participants=1,
-        )
+        """Return the settings to read a source that belongs to one party as a whole.
+
+        Raises:
+            ConfigError: A value is not allowed.
+        """
+        values = {"source": source, "directory": directory, "image_size": image_size}
+        undealt = {"sharding": "iid", "dirichlet_alpha": 1.0, "participants": 1}
+        return checked(cls, values | undealt)
 
 
 class TrainingConfig(Section):
@@ -113,7 +134,7 @@ class RunConfig(Section):
     """
 
     scenario: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    seed: int = Field(ge=0, lt=2**32)
+    seed: Seed
     model: str = Field(min_length=1)
     data: DataConfig
     training: TrainingConfig
@@ -164,15 +185,15 @@ def load_scenario(path: Path) -> dict[str, Scalar]:
     """Read a scenario file: the flat overrides of one experiment.
 
     Raises:
-        ConfigError: It is missing, no TOML, or holds a list (Flower allows scalars only).
+        ConfigError: It is missing, no TOML, or holds a list (Flower allows scalars only) or a key
+            in two spellings.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _flatten(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or beyond Python's limits
         raise ConfigError(f"{path}: not TOML ({error})") from None
-    return _flatten(document, str(path))
 
 
 def load_defaults(app_directory: Path) -> dict[str, Scalar]:
@@ -233,26 +254,41 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Scalar]:
 
 
 def _scalar(text: str) -> Scalar:
+    if "\n" in text:  # a second line would be another key
+        return text
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or beyond Python's limits
         return text
-    return value if isinstance(value, (str, int, float, bool)) else text
+    return value if _is_scalar(value) else text
 
 
-def _flatten(table: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Scalar]:
+def _is_scalar(value: Any) -> bool:
+    if type(value) is int:
+        return -(2**63) <= value < 2**63  # as TOML says, and no more reaches a participant
+    return isinstance(value, (str, float, bool))
+
+
+def _flatten(table: Mapping[str, Any], where: str) -> dict[str, Scalar]:
     flat: dict[str, Scalar] = {}
+    for key, value in _leaves(table):
+        if key in flat:
+            raise ConfigError(f"{where}: {key} is given twice; keep one of the two spellings")
+        if not _is_scalar(value):
+            raise ConfigError(
+                f"{where}: {key} is a {type(value).__name__}; Flower run configs hold text, "
+                "numbers of 64 bits and true/false only"
+            )
+        flat[key] = value
+    return flat
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, dict):
-            flat.update(_flatten(value, where, f"{prefix}{key}."))
-        elif isinstance(value, (str, int, float, bool)):
-            flat[prefix + key] = value
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
-            raise ConfigError(
-                f"{where}: {prefix}{key} is a {type(value).__name__}; Flower run configs hold "
-                "text, numbers and true/false only"
-            )
-    return flat
+            yield prefix + key, value
 
 
 def _unknown_keys(flat: FlatConfig) -> list[str]:
@@ -270,7 +306,12 @@ def _describe(detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing; it needs a value in the scenario or in pyproject.toml"
     expected = str(detail["msg"]).removeprefix("Input ").replace("should be", "expected")
-    return f"{key}: {detail['input']!r} is not allowed; {expected}"
+    return f"{key}: {_shown(detail['input'])} is not allowed; {expected}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _contradictions(config: RunConfig) -> list[str]:

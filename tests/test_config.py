@@ -277,6 +277,22 @@ def test_the_app_is_found_from_below_and_not_from_elsewhere(tmp_path: Path) -> N
     assert config.load_defaults(config.find_app(below)) == {"seed": 3}
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 5000])
+def test_a_value_that_breaks_the_toml_reader_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.toml").write_text(f"seed = {text}")
+    with pytest.raises(ConfigError):
+        config.load_scenario(tmp_path / "s.toml")
+    with pytest.raises(ConfigError):
+        config.parse({**DEFAULTS, **config.parse_assignments((f"seed={text}",))})
+
+
+def test_a_key_given_twice_in_two_spellings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('"fingerprint.where" = "server"\n[fingerprint]\nwhere = "offline"\n')
+    with pytest.raises(ConfigError, match=r"fingerprint\.where"):
+        config.load_scenario(path)
+
+
 # ------------------------------------------------------------------------------------- assignments
 
 
@@ -320,3 +336,22 @@ def test_an_assignment_wins_over_the_scenario_and_the_scenario_over_the_defaults
     merged = config.merge(defaults, {"b": 2, "c": 2}, ("c=3", "c=4"))
     assert merged == {"a": 1, "b": 2, "c": 4}
     assert defaults == {"a": 1, "b": 1, "c": 1}
+
+
+def test_an_assignment_of_several_lines_is_text_not_its_first_line() -> None:
+    assert config.parse_assignments(("seed=8\nmodel='x'",)) == {"seed": "8\nmodel='x'"}
+
+
+def test_an_integer_that_reaches_no_participant_is_refused(tmp_path: Path) -> None:
+    huge = "0x" + "f" * 5000  # no limit of Python holds for a power of two
+    (tmp_path / "s.toml").write_text(f"seed = {huge}")
+    with pytest.raises(ConfigError, match=r"seed is a int; .* 64 bits"):
+        config.load_scenario(tmp_path / "s.toml")
+    message = refusal(DEFAULTS | config.parse_assignments((f"seed={huge}",)))
+    assert message.startswith("seed: '0xfff")
+    assert len(message) < 200
+
+
+def test_a_checked_section_names_every_wrong_value_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^policy: 'half' .*; channel: 'loud' .*$"):
+        config.checked(config.PrivacyConfig, {"policy": "half", "channel": "loud"})
