@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from smdl_flower.errors import ConfigError, SuspectFileError
 from smdl_flower.weights import Weights
 
+LARGEST = {"channels": 4096, "classes": 1_000_000, "image_size": 1024}
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -46,23 +48,48 @@ class ModelSpec:
         return {"format": "smdl-model/1", **{k: str(v) for k, v in asdict(self).items()}}
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> "ModelSpec":
+    def from_metadata(cls, metadata: Mapping[str, str], name: str | None = None) -> "ModelSpec":
         """Read back what :meth:`to_metadata` wrote.
 
+        Args:
+            metadata: From a file, so its author's choice.
+            name: What the user says the model is; wins over the file's name for it.
+
         Raises:
-            SuspectFileError: Fields are missing or no numbers.
+            SuspectFileError: Fields are missing or no reasonable numbers, or the file names code to
+                be imported, which only the user may.
         """
         try:
             values = {field.name: metadata[field.name] for field in fields(cls)}
             numbers = {k: int(v) for k, v in values.items() if k != "name"}
-            if metadata["format"] != "smdl-model/1" or min(numbers.values()) < 1:
+            if metadata["format"] != "smdl-model/1":
                 raise ValueError(metadata["format"])
-        except (KeyError, ValueError):
+            spec = cls(name or values["name"], **numbers)
+            spec.check_sizes()
+        except (KeyError, ValueError, ConfigError):
             raise SuspectFileError(
                 "the file does not say which model it holds (metadata format smdl-model/1); name "
                 "it with --arch, --channels, --classes and --image-size"
             ) from None
-        return cls(values["name"], **numbers)
+        if ":" in spec.name and name is None:
+            raise SuspectFileError(
+                f"the file asks to import and call {spec.name[:80]!r}; if you trust that code, "
+                "name it with --arch"
+            )
+        return spec
+
+    def check_sizes(self) -> None:
+        """Raise if no images have such sizes.
+
+        Raises:
+            ConfigError: A size is not positive, or beyond reason.
+        """
+        for size, most in LARGEST.items():
+            if not 1 <= getattr(self, size) <= most:
+                raise ConfigError(
+                    f"{size.replace('_', '-')}: {getattr(self, size)} is not allowed; expected 1 "
+                    f"to {most}"
+                )
 
 
 class SmallCnn(nn.Module):
@@ -128,7 +155,8 @@ def build(spec: ModelSpec, *, seed: int) -> nn.Module:
     """Return a freshly initialised model in evaluation mode; the same seed gives the same weights.
 
     Raises:
-        ConfigError: No such model, or one whose state is not floating point throughout.
+        ConfigError: No such model, one that cannot be built or takes no such images, or one whose
+            state is not floating point throughout.
 
     Example:
         >>> model = build(ModelSpec("cnn", channels=1, classes=10, image_size=28), seed=0)
@@ -137,24 +165,30 @@ def build(spec: ModelSpec, *, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = replace_batch_norm(_factory(spec)(spec.channels, spec.classes))
+        model = replace_batch_norm(_make(spec)).eval()
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():
             raise ConfigError(
                 f"model {spec.name!r}: {name} is {tensor.dtype}; only floating-point state can be "
                 "averaged and fingerprinted"
             )
-    return model.eval()
+    if ":" not in spec.name:  # code of others may do what tensors without values cannot
+        _require_fit(model, spec)
+    return model
 
 
 def replace_batch_norm(module: nn.Module) -> nn.Module:
     """Return the module with each BatchNorm replaced by a GroupNorm of up to 32 groups."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        channels = module.num_features
-        return nn.GroupNorm(math.gcd(32, channels), channels, affine=module.affine)
-    for name, child in module.named_children():
-        setattr(module, name, replace_batch_norm(child))
-    return module
+    norms: dict[nn.Module | None, nn.Module] = {
+        m: nn.GroupNorm(math.gcd(32, m.num_features), m.num_features, affine=m.affine)
+        for m in module.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    }
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():  # named_children() tells a shared one once
+            if child in norms:
+                setattr(parent, name, norms[child])
+    return norms.get(module, module)
 
 
 def to_weights(model: nn.Module) -> Weights:
@@ -172,7 +206,8 @@ def load_weights(model: nn.Module, weights: Weights) -> nn.Module:
     found = {name: a.shape for name, a in weights.items()}
     if expected != found:
         different = sorted(set(expected.items()) ^ set(found.items()))[:3]
-        raise SuspectFileError(f"the weights do not fit the model; first differences: {different}")
+        shown = str(different)[:400]  # names in a suspect may be long
+        raise SuspectFileError(f"the weights do not fit the model; first differences: {shown}")
     model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in weights.items()})
     return model
 
@@ -182,7 +217,33 @@ def from_weights(spec: ModelSpec, weights: Weights) -> nn.Module:
     return load_weights(build(spec, seed=0), weights)
 
 
-def _factory(spec: ModelSpec) -> Callable[[int, int], nn.Module]:
+def _make(spec: ModelSpec) -> nn.Module:
+    factory = _factory(spec)
+    try:
+        model = factory(spec.channels, spec.classes)
+    except Exception as error:  # whatever a factory that is not ours may raise
+        raise ConfigError(f"model {spec.name!r}: cannot be built ({error!r})") from error
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise ConfigError(f"model {spec.name!r}: the factory returned a {kind}, no torch nn.Module")
+    return model
+
+
+def _require_fit(model: nn.Module, spec: ModelSpec) -> None:
+    """Raise if the model takes no image of this size, found out with shapes alone."""
+    state = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
+    image = torch.empty(1, spec.channels, spec.image_size, spec.image_size, device="meta")
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, state, (image,))
+    except (RuntimeError, ValueError, AssertionError) as error:  # as the model's layers see it
+        raise ConfigError(
+            f"model {spec.name!r}: takes no images of {spec.image_size} pixels per side "
+            f"({error!r}); set image-size"
+        ) from None
+
+
+def _factory(spec: ModelSpec) -> Callable[[int, int], object]:
     if spec.name == "cnn":
         return SmallCnn
     if spec.name == "resnet8":
@@ -192,31 +253,33 @@ def _factory(spec: ModelSpec) -> Callable[[int, int], nn.Module]:
     from torchvision.models import list_models  # noqa: PLC0415 - a second, rarely needed
 
     if spec.name in list_models(module=sys.modules["torchvision.models"]):
-        return lambda channels, classes: _torchvision_model(spec.name, channels, classes)
+        return lambda _, __: _torchvision_model(spec)
     raise ConfigError(
         f"model: {spec.name!r} is unknown; expected cnn, resnet8, a classifier of "
         "torchvision.models, or module:factory"
     )
 
 
-def _imported_factory(name: str) -> Callable[[int, int], nn.Module]:
+def _imported_factory(name: str) -> Callable[[int, int], object]:
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"model: {name!r} cannot be imported ({error})") from None
-    return cast(Callable[[int, int], nn.Module], factory)
+    except Exception as error:  # whatever a module that is not ours may raise
+        raise ConfigError(f"model: {name!r} cannot be imported ({error!r})") from error
+    return cast(Callable[[int, int], object], factory)
 
 
-def _torchvision_model(name: str, channels: int, classes: int) -> nn.Module:
+def _torchvision_model(spec: ModelSpec) -> nn.Module:
     from torchvision.models import get_model  # noqa: PLC0415 - a second, rarely needed
 
-    options: dict[str, Any] = {"weights": None, "num_classes": classes}
-    if name in ("googlenet", "inception_v3"):
+    options: dict[str, Any] = {"weights": None, "num_classes": spec.classes}
+    if spec.name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
-    model = get_model(name, **options)
-    if channels != 3:
-        _replace_first_convolution(model, channels)
+    if spec.name.startswith("vit_"):
+        options["image_size"] = spec.image_size
+    model = get_model(spec.name, **options)
+    if spec.channels != 3:
+        _replace_first_convolution(model, spec.channels)
     return cast(nn.Module, model)
 
 

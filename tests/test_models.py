@@ -235,3 +235,48 @@ def test_weights_that_do_not_fit_are_refused_and_not_loaded(kind: str) -> None:
         models.load_weights(model, other)
     after = models.to_weights(model)
     assert all(np.array_equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["os:kill", "time:sleep"])
+def test_a_model_file_cannot_make_us_call_anything(name: str) -> None:
+    with pytest.raises(SuspectFileError):
+        ModelSpec.from_metadata({**ModelSpec("cnn", 1, 10, 8).to_metadata(), "name": name})
+
+
+@pytest.mark.parametrize("key", ["channels", "classes", "image_size"])
+def test_sizes_in_metadata_beyond_reason_are_refused(key: str) -> None:
+    metadata = {**ModelSpec("cnn", 1, 10, 8).to_metadata(), key: "9" * 18}
+    with pytest.raises(SuspectFileError):
+        ModelSpec.from_metadata(metadata)
+
+
+@pytest.mark.parametrize("name", [":x", ".x:y", "math:gcd", "time:sleep"])
+def test_a_factory_that_makes_no_model_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError):
+        models.build(ModelSpec(name, 1, 1, 8), seed=0)
+
+
+def test_the_user_may_name_the_code_that_a_file_may_not() -> None:
+    metadata = ModelSpec("os:kill", 2, 5, 8).to_metadata()
+    with pytest.raises(SuspectFileError, match=r"'os:kill'.*--arch"):
+        ModelSpec.from_metadata(metadata)
+    assert ModelSpec.from_metadata(metadata, "own:make") == ModelSpec("own:make", 2, 5, 8)
+
+
+def test_a_norm_used_in_two_places_stays_one() -> None:
+    norm = nn.BatchNorm2d(4)
+    model = models.replace_batch_norm(nn.Sequential(norm, nn.Sequential(norm), norm))
+    assert isinstance(model.get_submodule("0"), nn.GroupNorm)
+    assert len({model.get_submodule(name) for name in ("0", "1.0", "2")}) == 1
+
+
+@pytest.mark.parametrize(("name", "size"), [("alexnet", 32), ("cnn", 3), ("vit_b_32", 33)])
+def test_a_model_that_takes_no_such_images_is_refused(name: str, size: int) -> None:
+    with pytest.raises(ConfigError, match=f"model '{name}'"):
+        models.build(ModelSpec(name, 3, 10, size), seed=0)
+
+
+def test_a_vision_transformer_is_built_for_the_size_of_the_images() -> None:
+    model = models.build(ModelSpec("vit_b_32", 1, 2, 64), seed=0)
+    with torch.no_grad():
+        assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 2)
