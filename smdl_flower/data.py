@@ -7,6 +7,8 @@ participant loads its own shard and nothing else. Images stay uint8 until a batc
 import functools
 import gzip
 import importlib.resources
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from smdl_flower.errors import ConfigError, DataError
 
 Indices = NDArray[np.int64]
 
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # Pillow's errors
+_LARGEST_SIDE = 1024  # as image-size
 SPLIT_SEED = 20_201  # which images are test images never depends on a scenario
 
 
@@ -135,7 +139,12 @@ def load_shard(config: DataConfig, *, participant: int, seed: int) -> Images:
 
 
 def deal(labels: Indices, config: DataConfig, *, seed: int) -> list[Indices]:
-    """Return the indices of every participant's shard; together they are all images, once each."""
+    """Return the indices of every participant's shard; together they are all images, once each.
+
+    Raises:
+        DataError: There are too few images, or labels too unevenly dealt for each participant to
+            get some.
+    """
     # Imported here: it takes seconds, and neither the verifier nor the server needs it.
     import datasets  # noqa: PLC0415
     from flwr_datasets.partitioner import (  # noqa: PLC0415
@@ -162,6 +171,15 @@ def deal(labels: Indices, config: DataConfig, *, seed: int) -> list[Indices]:
     else:
         partitioner = IidPartitioner(num_partitions=config.participants)
     partitioner.dataset = table
+    try:
+        with warnings.catch_warnings():  # one for every attempt at a Dirichlet deal
+            warnings.filterwarnings("ignore", "The specified min_partition_size", UserWarning)
+            partitioner.load_partition(0)  # deals to all
+    except ValueError:
+        raise DataError(
+            f"dirichlet-alpha: with {config.dirichlet_alpha} no deal of {len(labels)} images gives "
+            f"each of {config.participants} participants enough; raise it or lower num-participants"
+        ) from None
     return [
         np.sort(np.asarray(partitioner.load_partition(i)["index"], dtype=np.int64))
         for i in range(config.participants)
@@ -216,55 +234,87 @@ def _torchvision(name: str) -> Callable[[DataConfig], Split]:
     return load
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """The images of a folder with one sub-folder per class, none of them read yet."""
+
+    paths: list[Path]
+    labels: Indices
+    classes: tuple[str, ...]
+
+    def collection(self, mode: str, size: int) -> Collection:
+        def read(indices: Indices) -> Tensor:
+            return torch.stack([_read_image(self.paths[i], mode, size) for i in indices])
+
+        return Collection(self.labels, self.classes, read)
+
+
 def _imagefolder(config: DataConfig) -> Split:
-    root = Path(config.directory).expanduser()
+    if not config.directory:
+        raise DataError("data-dir: needed with data = 'imagefolder'; name the folder of images")
+    root = Path(os.path.expanduser(config.directory))  # Path.expanduser fails for an unknown user
     if (root / "train").is_dir() and (root / "test").is_dir():
-        train, test = _folder(root / "train", config), _folder(root / "test", config)
+        train, test = _list_folder(root / "train"), _list_folder(root / "test")
         if train.classes != test.classes:
             raise DataError(f"{root}: train and test have different classes")
-        return Split(train, test)
-    both = _folder(root, config)
+        mode, size = _format(train.paths[0], config.image_size)
+        return Split(train.collection(mode, size), test.collection(mode, size))
+    folder = _list_folder(root)
+    if len(folder.labels) < 5:
+        raise DataError(
+            f"{root}: {len(folder.labels)} images; a fifth is for testing, so at least 5"
+        )
+    both = folder.collection(*_format(folder.paths[0], config.image_size))
     train_indices, test_indices = _split_indices(len(both.labels), len(both.labels) // 5)
     return Split(_subset(both, train_indices), _subset(both, test_indices))
 
 
-def _folder(root: Path, config: DataConfig) -> Collection:
+def _list_folder(root: Path) -> _Folder:
     from torchvision.datasets import ImageFolder  # noqa: PLC0415
 
     try:
         listing = ImageFolder(str(root))
-    except (OSError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{root}: not a folder of images with one sub-folder per class ({error})"
         ) from None
     paths = [Path(path) for path, _ in listing.samples]
     labels = np.asarray([label for _, label in listing.samples], dtype=np.int64)
-    mode, size = _folder_format(paths, config.image_size)
-
-    def read(indices: Indices) -> Tensor:
-        return torch.stack([_read_image(paths[i], mode, size) for i in indices])
-
-    return Collection(labels, tuple(listing.classes), read)
+    return _Folder(paths, labels, tuple(listing.classes))
 
 
-def _folder_format(paths: list[Path], image_size: int) -> tuple[str, int]:
-    """Grey or colour, and the size, as the first image has them."""
+def _format(first: Path, image_size: int) -> tuple[str, int]:
+    """Grey or colour, and the size, as the first training image has them."""
     try:
-        with Image.open(paths[0]) as first:
-            grey = first.mode in ("1", "L", "I;16", "I", "F", "LA")
-            return ("L" if grey else "RGB"), image_size or min(first.size)
-    except OSError as error:
-        raise DataError(f"{paths[0]}: not a readable image ({error})") from None
+        with Image.open(first) as image:
+            mode, size = image.mode, image_size or min(image.size)
+    except _UNREADABLE as error:
+        raise DataError(f"{first}: not a readable image ({error})") from None
+    if size > _LARGEST_SIDE:
+        raise DataError(
+            f"{first}: {size} pixels per side; set image-size to {_LARGEST_SIDE} or less"
+        )
+    return ("L" if mode in ("1", "L", "LA") or mode.startswith("I") else "RGB"), size
 
 
 def _read_image(path: Path, mode: str, size: int) -> Tensor:
     try:
         with Image.open(path) as image:
-            pixels = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR)
+            pixels = _eight_bit(image).convert(mode).resize((size, size), Image.Resampling.BILINEAR)
             array = np.asarray(pixels, dtype=np.uint8).copy()
-    except (OSError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable image ({error})") from None
     return torch.from_numpy(array[None] if mode == "L" else array.transpose(2, 0, 1).copy())
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """The image with at most 8 bits per value; Pillow's own conversion of 16 bits cuts at 255."""
+    if image.mode == "F":
+        raise ValueError("floating-point values have no known range; save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image.convert("I")).clip(0, 65_535) // 257
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _split_arrays(

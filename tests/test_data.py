@@ -1,5 +1,6 @@
 """Sources and shards: the right images with the right labels, each dealt exactly once."""
 
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from PIL import Image
 from smdl_flower import data
 from smdl_flower.config import DataConfig
 from smdl_flower.data import Images, Indices
-from smdl_flower.errors import ConfigError, DataError
+from smdl_flower.errors import ConfigError, DataError, SmdlError
 
 CLASSES = ("cat", "dog", "ewe")
 
@@ -437,3 +438,77 @@ def test_training_and_test_folders_must_have_the_same_classes(tmp_path: Path) ->
     (tmp_path / "test" / "ewe").rename(tmp_path / "test" / "fox")
     with pytest.raises(DataError, match="train and test have different classes"):
         data.load_split(source("imagefolder", tmp_path))
+
+
+def test_a_deal_that_cannot_be_made_is_refused() -> None:
+    labels = np.random.default_rng(0).integers(0, 10, 4000)
+    with pytest.raises(DataError, match="dirichlet-alpha"):  # and without a warning per attempt
+        data.deal(labels, dealing("dirichlet", 50, alpha=0.05), seed=1)
+
+
+def fill(root: Path, count: int, mode: str, size: tuple[int, int], value: int) -> None:
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for number in range(count):
+            Image.new(mode, size, value).save(root / label / f"{number}.png")
+
+
+def test_a_flat_folder_too_small_to_split_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, 2, "L", (6, 6), 3)
+    with pytest.raises(DataError):
+        data.load_test(source("imagefolder", tmp_path))
+
+
+def test_test_images_come_in_the_format_of_the_training_images(tmp_path: Path) -> None:
+    fill(tmp_path / "train", 2, "L", (6, 6), 3)
+    fill(tmp_path / "test", 2, "RGB", (9, 9), 3)
+    shard = data.load_shard(source("imagefolder", tmp_path), participant=0, seed=1)
+    assert (
+        data.load_test(source("imagefolder", tmp_path)).pixels.shape[1:] == shard.pixels.shape[1:]
+    )
+
+
+def test_sixteen_bit_grey_keeps_its_contrast(tmp_path: Path) -> None:
+    fill(tmp_path, 5, "I;16", (6, 6), 3000)
+    assert data.load_test(source("imagefolder", tmp_path)).pixels.max() < 255
+
+
+def test_a_bomb_as_the_first_image_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, 5, "L", (90, 90), 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DataError, match=r"0\.png"):
+        data.load_split(source("imagefolder", tmp_path))
+
+
+@pytest.mark.parametrize("which", ["cat/0.png", "dog/1.png"])
+def test_a_png_with_a_damaged_header_is_refused_by_name(tmp_path: Path, which: str) -> None:
+    fill(tmp_path / "train", 2, "L", (6, 6), 3)
+    fill(tmp_path / "test", 2, "L", (6, 6), 3)
+    path = tmp_path / "train" / which
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + struct.pack(">I", 12) + content[12:])  # IHDR has 13 bytes
+    with pytest.raises(DataError, match=which):
+        data.load_shard(source("imagefolder", tmp_path), participant=0, seed=1)
+
+
+def test_floating_point_pixels_are_refused_by_name(tmp_path: Path) -> None:
+    for label in CLASSES[:2]:
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            Image.new("F", (6, 6), 0.5).save(tmp_path / label / f"{number}.tiff")
+    with pytest.raises(DataError, match=r"\.tiff: not a readable image .*8 or 16 bits"):
+        data.load_test(source("imagefolder", tmp_path))
+
+
+def test_images_larger_than_a_model_may_take_need_an_image_size(tmp_path: Path) -> None:
+    fill(tmp_path, 3, "L", (1030, 1025), 3)
+    with pytest.raises(DataError, match="1025 pixels per side; set image-size"):
+        data.load_split(source("imagefolder", tmp_path))
+    assert data.load_test(source("imagefolder", tmp_path, 8)).pixels.shape[-1] == 8
+
+
+def test_a_source_without_directory_does_not_read_the_current_one() -> None:
+    with pytest.raises(SmdlError, match="data-dir"):
+        data.load_split(source("imagefolder"))
