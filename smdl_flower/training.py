@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from smdl_flower.config import TrainingConfig
 from smdl_flower.data import Images
+from smdl_flower.errors import ConfigError
+from smdl_flower.models import ModelSpec
 
 EVALUATION_BATCH = 500
 
@@ -68,6 +70,28 @@ def train(
             optimizer.step()
     model.eval()
     return total / len(images)
+
+
+def require_fit(images: Images, spec: ModelSpec) -> None:
+    """Raise if a model cannot be trained or evaluated on these images.
+
+    Raises:
+        ConfigError: They have other channels or classes than the model.
+
+    Example:
+        >>> pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+        >>> images = Images(pixels, torch.tensor([0]), ("zero",))
+        >>> require_fit(images, ModelSpec("cnn", channels=3, classes=1, image_size=8))
+        Traceback (most recent call last):
+        ...
+        smdl_flower.errors.ConfigError: the images have 1 channels and 1 classes, the model 3 and 1
+    """
+    channels, classes = images.pixels.shape[1], len(images.classes)
+    if (channels, classes) != (spec.channels, spec.classes):
+        raise ConfigError(
+            f"the images have {channels} channels and {classes} classes, the model {spec.channels} "
+            f"and {spec.classes}"
+        )
 
 
 @torch.no_grad()

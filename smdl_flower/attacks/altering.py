@@ -22,9 +22,10 @@ def quantize(copy: Weights, bits: int) -> Weights:
     quantized = dict(copy)
     for name, array in copy.items():
         if array.ndim >= 2 and array.size:
-            low, high = float(array.min()), float(array.max())
+            wide = array.astype(np.float64)  # the range of a float32 tensor may exceed float32
+            low, high = wide.min(), wide.max()
             step = (high - low) / (2**bits - 1) or 1.0
-            rounded = np.rint((array - low) / step) * step + low
+            rounded = np.rint((wide - low) / step) * step + low
             quantized[name] = rounded.astype(np.float32)
     return quantized
 

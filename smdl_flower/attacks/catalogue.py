@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from smdl_flower.attacks import altering, collusion, finetuning
-from smdl_flower.config import Scalar, Section
+from smdl_flower.config import Scalar, Section, Seed, checked
 from smdl_flower.errors import ConfigError
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
@@ -27,7 +27,7 @@ class NoiseOptions(Section):
     """Settings of ``noise``."""
 
     level: float = Field(0.1, ge=0.0, le=10.0, description="in standard deviations of each tensor")
-    seed: int = Field(1, ge=0)
+    seed: Seed = 1
 
 
 class QuantizeOptions(Section):
@@ -128,12 +128,8 @@ def run(
     if any(other != shapes[0] for other in shapes):
         raise ConfigError(f"{name}: the copies have different tensors; take copies of one model")
     try:
-        settings = attack.options.model_validate(options)
-    except ValidationError as error:
-        detail = error.errors()[0]
+        settings = checked(attack.options, options)
+    except ConfigError as error:
         allowed = ", ".join(f.alias or n for n, f in attack.options.model_fields.items()) or "none"
-        where = ".".join(map(str, detail["loc"]))
-        raise ConfigError(
-            f"attack {name}: {where} = {detail['input']!r}: {detail['msg']}; settings: {allowed}"
-        ) from None
+        raise ConfigError(f"attack {name}: {error}; settings: {allowed}") from None
     return attack.run(copies, spec, settings)

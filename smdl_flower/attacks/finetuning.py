@@ -5,7 +5,7 @@ import torch
 from pydantic import Field
 
 from smdl_flower import models, training
-from smdl_flower.config import DataConfig, Section, TrainingConfig
+from smdl_flower.config import Count, DataConfig, Positive, Section, Seed, TrainingConfig
 from smdl_flower.data import Images, load_split
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
@@ -16,16 +16,22 @@ class FineTuneOptions(Section):
 
     data: str = Field("mnist-5k", description="source of the thief's images (training part)")
     data_dir: str = Field("", alias="data-dir")
-    images: int = Field(800, ge=1, description="how many of them the thief has")
-    epochs: int = Field(5, ge=1, le=10_000)
-    learning_rate: float = Field(0.01, alias="learning-rate", gt=0.0)
-    batch_size: int = Field(32, alias="batch-size", ge=1)
-    seed: int = Field(1, ge=0)
+    images: Count = Field(800, description="how many of them the thief has")
+    epochs: Count = 5
+    learning_rate: Positive = Field(0.01, alias="learning-rate")
+    batch_size: Count = Field(32, alias="batch-size")
+    seed: Seed = 1
 
 
 def fine_tune(copy: Weights, spec: ModelSpec, options: FineTuneOptions) -> Weights:
-    """Return the copy after further training by SGD with momentum."""
+    """Return the copy after further training by SGD with momentum.
+
+    Raises:
+        ConfigError: The images have other channels or classes than the model.
+    """
     model = models.from_weights(spec, copy)
+    images = thief_images(options, spec.image_size)
+    training.require_fit(images, spec)
     config = TrainingConfig(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -36,7 +42,6 @@ def fine_tune(copy: Weights, spec: ModelSpec, options: FineTuneOptions) -> Weigh
         augment="none",
     )
     generator = torch.Generator().manual_seed(options.seed)
-    images = thief_images(options, spec.image_size)
     training.train(model, images, config, learning_rate=options.learning_rate, generator=generator)
     return models.to_weights(model)
 

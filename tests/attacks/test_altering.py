@@ -130,3 +130,8 @@ def test_vectors_and_scalars_are_left_as_they_are(attack: str) -> None:
     assert not np.array_equal(altered["linear"], copy["linear"])
     assert np.array_equal(altered["bias"], copy["bias"])
     assert np.array_equal(altered["scale"], copy["scale"])
+
+
+def test_quantising_the_widest_range_stays_finite() -> None:
+    quantized = altering.quantize({"w": np.array([[3e38, -3e38]], np.float32)}, 8)["w"]
+    assert np.isfinite(quantized).all()

@@ -124,7 +124,7 @@ def test_a_setting_that_does_not_exist_or_is_out_of_range_is_named(
     with pytest.raises(ConfigError) as caught:
         catalogue.run(name, copies(2), SPEC, {key: value})
     message = str(caught.value)
-    assert message.startswith(f"attack {name}: {key} = {value!r}: ")
+    assert message.startswith(f"attack {name}: {key}: {value!r} is not allowed; ")
     options = ATTACKS[name].options
     keys = [field.alias or field_name for field_name, field in options.model_fields.items()]
     assert message.endswith(f"settings: {', '.join(keys) or 'none'}")

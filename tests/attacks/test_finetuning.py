@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from smdl_flower import data, models, training
-from smdl_flower.attacks import finetuning
+from smdl_flower.attacks import catalogue, finetuning
 from smdl_flower.attacks.finetuning import FineTuneOptions
-from smdl_flower.config import DataConfig
-from smdl_flower.errors import ConfigError, DataError, SuspectFileError
+from smdl_flower.config import DataConfig, Scalar
+from smdl_flower.errors import ConfigError, DataError, SmdlError, SuspectFileError
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
 
@@ -76,3 +76,25 @@ def test_an_unknown_source_and_a_missing_folder_are_refused() -> None:
 def test_a_copy_of_another_model_is_refused() -> None:
     with pytest.raises(SuspectFileError, match="do not fit the model"):
         finetuning.fine_tune(untrained(), ModelSpec("resnet8", 1, 10, 8), options())
+
+
+def small(channels: int = 1, classes: int = 10, size: int = 8) -> tuple[ModelSpec, Weights]:
+    spec = ModelSpec("cnn", channels, classes, size)
+    return spec, models.to_weights(models.build(spec, seed=0))
+
+
+@pytest.mark.parametrize("sizes", [(3, 10, 8), (1, 3, 8), (1, 10, 2000)], ids=str)
+def test_images_that_do_not_fit_the_model_are_refused(sizes: tuple[int, int, int]) -> None:
+    spec, copy = small(*sizes)
+    with pytest.raises(SmdlError):
+        catalogue.run("fine-tune", [copy], spec, {"data": "digits", "images": 8, "epochs": 1})
+
+
+@pytest.mark.parametrize(
+    "setting", [{"learning-rate": float("inf")}, {"seed": 2**64}, {"batch-size": 2_000_000}]
+)
+def test_a_setting_no_training_can_take_is_refused(setting: dict[str, Scalar]) -> None:
+    spec, copy = small()
+    options: dict[str, Scalar] = {"data": "digits", "images": 8, "epochs": 1, **setting}
+    with pytest.raises(ConfigError):
+        catalogue.run("fine-tune", [copy], spec, options)
