@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from numpy.typing import NDArray
@@ -46,8 +47,16 @@ class PrivacyPartition:
 
     @classmethod
     def full(cls, names: Iterable[str]) -> "PrivacyPartition":
-        """Return the partition that guards every tensor."""
-        return cls(tuple((name, Label.GUARDED) for name in sorted(names)))
+        """Return the partition that guards every tensor.
+
+        Raises:
+            ConfigError: A name occurs twice, so that it would not be labelled exactly once.
+        """
+        ordered = sorted(names)
+        twice = [name for name, following in pairwise(ordered) if name == following]
+        if twice:
+            raise ConfigError(f"the privacy partition names tensors more than once: {twice[:3]}")
+        return cls(tuple((name, Label.GUARDED) for name in ordered))
 
     def allowed(self) -> tuple[str, ...]:
         """Return the names of the tensors that may leave a participant."""

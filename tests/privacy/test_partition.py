@@ -64,3 +64,8 @@ def test_the_report_claims_no_privacy_and_commits_to_the_partition() -> None:
     assert document["partition"] == {"b": "guarded", "w": "guarded"}
     rebuilt = PrivacyPartition(tuple((n, Label(v)) for n, v in document["partition"].items()))
     assert rebuilt.sha256() == document["partition_sha256"]
+
+
+def test_a_partition_that_names_a_tensor_twice_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        PrivacyPartition.full(["w", "w"])
