@@ -9,9 +9,9 @@ from smdl_flower import files, models, weights
 from smdl_flower.attacks import catalogue
 from smdl_flower.cli.options import JsonOption, SetOption, console, print_json
 from smdl_flower.config import DataConfig, parse_assignments
-from smdl_flower.data import load_test
+from smdl_flower.data import Images, load_test
 from smdl_flower.models import ModelSpec
-from smdl_flower.training import evaluate
+from smdl_flower.training import evaluate, require_fit
 from smdl_flower.weights import Weights
 
 
@@ -20,6 +20,10 @@ def attack(
     copies: Annotated[list[Path], typer.Argument(help="Copies the thief has.")],
     out: Annotated[Path, typer.Option("--out", help="Where the altered model goes.")],
     assignments: SetOption = None,
+    arch: Annotated[
+        str | None,
+        typer.Option("--arch", help="What the model is, instead of what the copy says."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Test images to measure the accuracy kept on.")
     ] = None,
@@ -29,7 +33,8 @@ def attack(
     """Alter copies as a thief would, knowing no key and no other customer's copy."""
     files.refuse_to_overwrite(out)
     read = [weights.read(path) for path in copies]
-    spec = ModelSpec.from_metadata(read[0].metadata)
+    spec = ModelSpec.from_metadata(read[0].metadata, arch)
+    images = _images(spec, data, data_dir) if data else None
     options = parse_assignments(tuple(assignments or ()))
     altered = catalogue.run(name, [file.weights for file in read], spec, options)
     weights.write(out, altered, spec.to_metadata())
@@ -37,17 +42,20 @@ def attack(
         "format": "smdl-attack/1",
         "attack": name,
         "out": str(out),
-        "accuracy": None,
+        "accuracy": _accuracy(spec, altered, images) if images else None,
     }
-    if data:
-        document["accuracy"] = _accuracy(spec, altered, data, data_dir)
     if as_json:
         print_json(document)
         return
-    kept = f", accuracy {document['accuracy']:.1%}" if data else ""
+    kept = f", accuracy {document['accuracy']:.1%}" if images else ""
     console.print(f"{name}: wrote {out}{kept}")
 
 
-def _accuracy(spec: ModelSpec, altered: Weights, data: str, directory: str) -> float:
+def _images(spec: ModelSpec, data: str, directory: str) -> Images:
     images = load_test(DataConfig.of_one_party(data, directory, spec.image_size))
+    require_fit(images, spec)
+    return images
+
+
+def _accuracy(spec: ModelSpec, altered: Weights, images: Images) -> float:
     return evaluate(models.from_weights(spec, altered), images).accuracy

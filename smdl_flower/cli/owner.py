@@ -16,14 +16,14 @@ from smdl_flower.cli.options import (
     print_json,
     resolve_home,
 )
-from smdl_flower.config import DataConfig, FingerprintConfig
-from smdl_flower.data import load_test
+from smdl_flower.config import DataConfig, FingerprintConfig, checked
+from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError
 from smdl_flower.flower.owner import read_passphrase_file
 from smdl_flower.home import OwnerHome
 from smdl_flower.issuing import FidelityGate
 from smdl_flower.models import ModelSpec
-from smdl_flower.weights import ModelFile
+from smdl_flower.training import require_fit
 
 
 def init(
@@ -91,17 +91,23 @@ def issue(
     """
     if (data is None) != no_fidelity_check:
         raise ConfigError("say which public images to check with (--data), or --no-fidelity-check")
-    config = FingerprintConfig(
-        where="server",
-        code_length=code_length,
-        strength=strength,
-        max_accuracy_drop=max_accuracy_drop,
-        demo_customers=0,
-    )
+    values = {
+        "where": "server",
+        "code_length": code_length,
+        "strength": strength,
+        "max_accuracy_drop": max_accuracy_drop,
+        "demo_customers": 0,
+    }
+    config = checked(FingerprintConfig, values)
     owner = open_home(home, passphrase_file)
     file = weights.read(model)
-    spec = ModelSpec(arch, channels, classes, image_size) if arch else _described(file)
-    images = load_test(DataConfig.of_one_party(data, data_dir, spec.image_size)) if data else None
+    spec = (
+        ModelSpec(arch, channels, classes, image_size)
+        if arch
+        else ModelSpec.from_metadata(file.metadata)
+    )
+    spec.check_sizes()
+    images = _public_images(spec, data, data_dir) if data else None
     gate = FidelityGate(images, max_accuracy_drop)
     names = customers or list(owner.registry.customers())
     if not names:
@@ -115,5 +121,7 @@ def issue(
     issuing.require_issued(results)
 
 
-def _described(file: ModelFile) -> ModelSpec:
-    return ModelSpec.from_metadata(file.metadata)
+def _public_images(spec: ModelSpec, data: str, directory: str) -> Images:
+    images = load_test(DataConfig.of_one_party(data, directory, spec.image_size))
+    require_fit(images, spec)
+    return images
