@@ -35,8 +35,9 @@ def test_a_new_file_has_its_content_and_mode_and_no_temporary_stays(
 
 
 def test_a_missing_directory_is_made_for_this_user_only(tmp_path: Path) -> None:
-    files.write(tmp_path / "home" / "key", b"k")
-    assert permissions(tmp_path / "home") == 0o700
+    files.write(tmp_path / "above" / "home" / "key", b"k")
+    assert permissions(tmp_path / "above" / "home") == 0o700
+    assert permissions(tmp_path / "above") == 0o700
 
 
 def test_an_existing_directory_keeps_its_mode(tmp_path: Path) -> None:
