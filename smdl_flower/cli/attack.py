@@ -37,17 +37,18 @@ def attack(
     images = _images(spec, data, data_dir) if data else None
     options = parse_assignments(tuple(assignments or ()))
     altered = catalogue.run(name, [file.weights for file in read], spec, options)
+    accuracy = _accuracy(spec, altered, images) if images else None
     weights.write(out, altered, spec.to_metadata())
     document: dict[str, Any] = {
         "format": "smdl-attack/1",
         "attack": name,
         "out": str(out),
-        "accuracy": _accuracy(spec, altered, images) if images else None,
+        "accuracy": accuracy,
     }
     if as_json:
         print_json(document)
         return
-    kept = f", accuracy {document['accuracy']:.1%}" if images else ""
+    kept = "" if accuracy is None else f", accuracy {accuracy:.1%}"
     console.print(f"{name}: wrote {out}{kept}")
 
 
