@@ -13,6 +13,7 @@ from smdl_flower.cli import attack, customer, examine, owner, scenario
 from smdl_flower.errors import SmdlError
 
 INTERNAL_ERROR = 1
+UNUSABLE_FILE = 2
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -54,24 +55,28 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
-    debug = "--debug" in arguments
     try:
         code = app(arguments, prog_name="smdl", standalone_mode=False)
-    except SmdlError as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exc()
-        what = f"internal error: {type(error).__name__}: {error}"
-        return _fail(f"{what}; run smdl --debug ... and report it", INTERNAL_ERROR)
+        return _fail(*_explained(error))
     return code if isinstance(code, int) else 0
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """One line for people, and the exit code."""
+    if isinstance(error, SmdlError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):  # a full disk, a name below a file, a missing permission
+        return f"{error.filename or 'input or output'}: {error.strerror}", UNUSABLE_FILE
+    what = f"internal error: {type(error).__name__}: {error}"
+    return f"{what}; run smdl --debug ... and report it", INTERNAL_ERROR
 
 
 def _fail(message: str, code: int) -> int:

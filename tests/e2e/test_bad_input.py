@@ -256,3 +256,42 @@ def test_the_installed_command_is_the_same_program(journey):
     )
     assert done.returncode == 0
     assert json.loads(done.stdout)["accused"][0]["customer"] == "customer-01"
+
+
+def test_an_output_below_a_file_is_wrong_usage(journey, smdl, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "out.safetensors"
+    outcome = smdl("attack", "prune", journey.copy(1), "--out", out)
+    assert (outcome.code, one_line(outcome)) == (2, True)
+
+
+def test_debug_shows_where_and_keeps_the_exit_code(journey, smdl, tmp_path):
+    outcome = smdl("--debug", "verify", tmp_path / "missing", "--home", journey.home)
+    assert outcome.code == 2
+    assert "Traceback" in outcome.err
+    assert outcome.err.rstrip().endswith("there is no such file")
+
+
+def test_an_encrypted_home_is_refused_for_a_run_that_could_not_ask(smdl, tmp_path):
+    word = tmp_path / "word"
+    word.write_text("correct horse\n")
+    home = tmp_path / "home"
+    smdl("init", "--home", home, "--passphrase-file", word)
+    run = ("simulate", SMOKE, "--engine", "inline", "--home", home, "--out", tmp_path / "run")
+    outcome = smdl(*run)
+    assert (outcome.code, one_line(outcome)) == (2, True)
+    assert "--passphrase-file" in outcome.err
+    assert smdl(*run, "--passphrase-file", word, "--set", "num-server-rounds=1").code == 0
+    everything = [p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    assert not any(b"correct horse" in content for content in everything)
+
+
+def test_a_run_without_customers_is_refused_before_training(smdl, tmp_path):
+    smdl("init", "--home", tmp_path / "home")
+    outcome = smdl(
+        *("simulate", SMOKE, "--engine", "inline", "--home", tmp_path / "home"),
+        *("--out", tmp_path / "run", "--set", "demo-customers=0"),
+    )
+    assert outcome.code == 2
+    assert "smdl customer add" in outcome.err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
