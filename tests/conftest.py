@@ -4,6 +4,7 @@ Session-wide fixtures are not to be changed by a test: arrays are read-only, and
 to a home takes ``home_copy``. The master key is fixed, so that every run sees the same numbers.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,10 @@ from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
 
 # Another process may hold the processor for a second: time says nothing about an example.
-settings.register_profile("smdl", deadline=None)
-settings.load_profile("smdl")
+# The same examples each time: a change is judged by what it changed. `make fuzz` draws new ones.
+settings.register_profile("smdl", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("SMDL_HYPOTHESIS", "smdl"))
 
 CUSTOMERS = tuple(f"clinic-{letter}" for letter in "abcdefgh")
 

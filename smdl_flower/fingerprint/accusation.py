@@ -134,7 +134,7 @@ def integer_weights(soft_bits: SoftBits) -> IntegerWeights:
     largest = float(np.abs(clipped).max(initial=0.0))
     if largest == 0.0:
         return np.zeros(len(soft_bits), dtype=np.int64)
-    return np.rint(clipped * (weight_levels(len(soft_bits)) / largest)).astype(np.int64)
+    return np.rint(clipped / largest * weight_levels(len(soft_bits))).astype(np.int64)
 
 
 def weight_levels(length: int) -> int:
