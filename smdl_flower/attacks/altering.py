@@ -1,7 +1,12 @@
 """Alter one copy's weights without any data."""
 
-import numpy as np
+from collections.abc import Callable
 
+import numpy as np
+from pydantic import Field
+
+from smdl_flower.attacks.entry import Attack, on_one_copy
+from smdl_flower.config import Section, Seed
 from smdl_flower.weights import Weights
 
 
@@ -40,3 +45,53 @@ def add_noise(copy: Weights, level: float, seed: int) -> Weights:
             noise = rng.standard_normal(array.shape, dtype=np.float32)
             noisy[name] = array + np.float32(level) * array.std() * noise
     return noisy
+
+
+class PruneOptions(Section):
+    """Settings of ``prune``."""
+
+    fraction: float = Field(0.5, ge=0.0, lt=1.0, description="share of each tensor set to zero")
+
+
+class NoiseOptions(Section):
+    """Settings of ``noise``."""
+
+    level: float = Field(0.1, ge=0.0, le=10.0, description="in standard deviations of each tensor")
+    seed: Seed = 1
+
+
+class QuantizeOptions(Section):
+    """Settings of ``quantize``."""
+
+    bits: int = Field(8, ge=1, le=16, description="per weight")
+
+
+def _entry(
+    name: str, number: int, summary: str, options: type[Section], alter: Callable[..., Weights]
+) -> Attack:
+    return Attack(name, number, "A", summary, "nothing", 1, options, on_one_copy(alter))
+
+
+ENTRIES = (
+    _entry(
+        "prune",
+        7,
+        "set the smallest weights of each tensor to zero",
+        PruneOptions,
+        lambda copy, o: prune(copy, o.fraction),
+    ),
+    _entry(
+        "quantize",
+        10,
+        "round each tensor to few levels",
+        QuantizeOptions,
+        lambda copy, o: quantize(copy, o.bits),
+    ),
+    _entry(
+        "noise",
+        11,
+        "add Gaussian noise to each tensor",
+        NoiseOptions,
+        lambda copy, o: add_noise(copy, o.level, o.seed),
+    ),
+)

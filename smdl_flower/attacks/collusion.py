@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from smdl_flower.attacks.entry import Attack, NoOptions, on_all_copies
 from smdl_flower.weights import Weights
 
 
@@ -14,3 +15,17 @@ def average(copies: Sequence[Weights]) -> Weights:
         name: np.asarray(stack.mean(axis=0, dtype=np.float64), dtype=np.float32)
         for name, stack in stacks.items()
     }
+
+
+ENTRIES = (
+    Attack(
+        "average",
+        27,
+        "C",
+        "average the copies of a coalition",
+        "several customers' copies",
+        2,
+        NoOptions,
+        on_all_copies(lambda copies, _: average(copies)),
+    ),
+)

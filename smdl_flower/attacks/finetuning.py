@@ -5,6 +5,7 @@ import torch
 from pydantic import Field
 
 from smdl_flower import models, training
+from smdl_flower.attacks.entry import Attack, Stolen
 from smdl_flower.config import Count, DataConfig, Positive, Section, Seed, TrainingConfig
 from smdl_flower.data import Images, load_split
 from smdl_flower.models import ModelSpec
@@ -52,3 +53,17 @@ def thief_images(options: FineTuneOptions, image_size: int) -> Images:
     train = load_split(source).train
     order = np.random.default_rng(options.seed).permutation(len(train.labels))
     return train.load(order[: options.images])
+
+
+ENTRIES = (
+    Attack(
+        "fine-tune",
+        2,
+        "A",
+        "train on images of the thief's own",
+        "labelled images of the same task",
+        1,
+        FineTuneOptions,
+        lambda copies, spec, o: Stolen.fitting(spec, fine_tune(copies[0], spec, o)),
+    ),
+)

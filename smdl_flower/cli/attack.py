@@ -5,14 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from smdl_flower import files, models, weights
+from smdl_flower import files, weights
 from smdl_flower.attacks import catalogue
 from smdl_flower.cli.options import JsonOption, SetOption, console, print_json
 from smdl_flower.config import DataConfig, parse_assignments
 from smdl_flower.data import Images, load_test
 from smdl_flower.models import ModelSpec
 from smdl_flower.training import evaluate, require_fit
-from smdl_flower.weights import Weights
 
 
 def attack(
@@ -36,9 +35,9 @@ def attack(
     spec = ModelSpec.from_metadata(read[0].metadata, arch)
     images = _images(spec, data, data_dir) if data else None
     options = parse_assignments(tuple(assignments or ()))
-    altered = catalogue.run(name, [file.weights for file in read], spec, options)
-    accuracy = _accuracy(spec, altered, images) if images else None
-    weights.write(out, altered, spec.to_metadata())
+    stolen = catalogue.run(name, [file.weights for file in read], spec, options)
+    accuracy = evaluate(stolen.model, images).accuracy if images else None
+    weights.write(out, stolen.weights, spec.to_metadata())
     document: dict[str, Any] = {
         "format": "smdl-attack/1",
         "attack": name,
@@ -56,7 +55,3 @@ def _images(spec: ModelSpec, data: str, directory: str) -> Images:
     images = load_test(DataConfig.of_one_party(data, directory, spec.image_size))
     require_fit(images, spec)
     return images
-
-
-def _accuracy(spec: ModelSpec, altered: Weights, images: Images) -> float:
-    return evaluate(models.from_weights(spec, altered), images).accuracy

@@ -28,7 +28,7 @@ def test_an_attack_with_its_least_copies_gives_a_model_and_changes_no_copy(name:
     for copy in given:
         for array in copy.values():
             array.setflags(write=False)
-    altered = catalogue.run(name, given, SPEC, FAST.get(name, {}))
+    altered = catalogue.run(name, given, SPEC, FAST.get(name, {})).weights
     assert [weights.digest(copy) for copy in given] == before
     models.from_weights(SPEC, altered)  # names and shapes fit
     assert weights.digest(altered) not in before
@@ -51,13 +51,13 @@ def test_settings_reach_the_attack() -> None:
         ("quantize", {"bits": 3}, altering.quantize(copy, 3)),
         ("noise", {"level": 0.3, "seed": 5}, altering.add_noise(copy, 0.3, 5)),
     ):
-        altered = catalogue.run(name, [copy], SPEC, dict(settings))
+        altered = catalogue.run(name, [copy], SPEC, dict(settings)).weights
         assert weights.digest(altered) == weights.digest(expected)
 
 
 def test_averaging_takes_every_copy() -> None:
     given = copies(4)
-    altered = catalogue.run("average", given, SPEC, {})
+    altered = catalogue.run("average", given, SPEC, {}).weights
     assert weights.digest(altered) == weights.digest(collusion.average(given))
     assert weights.digest(altered) != weights.digest(collusion.average(given[:3]))
 
