@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any, Literal
 
+from smdl_flower.fingerprint.decoys import DecoySummary
+
 FORMAT = "smdl-verdict/1"
 EXIT_NAMED, EXIT_NOBODY = 0, 10
 
@@ -76,6 +78,7 @@ class Verdict:
         alignment: How the suspect was aligned.
         highest_unnamed_score: Largest carrier score of a customer who is not named.
         remarks: What else a reader should know.
+        decoys: How never-issued customers scored against the best fitting base model.
         carrier_scores: Of all customers, without their names, ascending; for the plot.
     """
 
@@ -89,6 +92,7 @@ class Verdict:
     alignment: str
     highest_unnamed_score: float | None
     remarks: tuple[str, ...]
+    decoys: DecoySummary
     carrier_scores: tuple[float, ...] = ()
 
     @property
@@ -109,6 +113,7 @@ class Verdict:
             "payload": asdict(self.payload),
             "alignment": self.alignment,
             "highest_unnamed_score": self.highest_unnamed_score,
+            "decoys": asdict(self.decoys),
             "remarks": list(self.remarks),
             "not_shown": list(NOT_SHOWN),
             "versions": versions(),

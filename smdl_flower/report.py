@@ -191,6 +191,10 @@ _VERDICT = """{% extends "base" %}{% block body %}
 <td>{{ "%.1f" | format(witness.score) }}</td><td>{{ "%.1f" | format(witness.log10_p) }}</td>
 <td>{{ "%.1f" | format(witness.threshold) }}</td></tr>{% endfor %}{% endfor %}</table>{% endif %}
 <h2>All customers' scores</h2>{{ scores_plot }}
+<p class="small">{{ verdict.decoys.count }} decoys, customers who were never issued a copy, were
+scored as well: mean {{ "%.2f" | format(verdict.decoys.mean) }}, standard deviation
+{{ "%.2f" | format(verdict.decoys.deviation) }}, highest
+{{ "%.1f" | format(verdict.decoys.highest) }}, as innocents must.</p>
 <p class="small">An innocent's score exceeds t with a probability of at most exp(-t&sup2;/2),
 whatever was done to the model. The threshold shares the bound
 {{ "%g" | format(verdict.max_false_accusation) }} among all customers and tests. Logarithmic

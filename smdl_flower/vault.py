@@ -5,6 +5,7 @@ profile, stored because recomputing it elsewhere may round differently) and ``mo
 SHA-256 the registry keeps and which in turn names the digests of the other two.
 """
 
+import functools
 import hashlib
 import json
 import secrets
@@ -15,6 +16,7 @@ from typing import Any
 
 from smdl_flower import files, weights
 from smdl_flower.errors import ConfigError, IntegrityError, MissingFileError, SuspectFileError
+from smdl_flower.fingerprint import carriers
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout, Vector
@@ -34,6 +36,7 @@ class BaseModel:
         profile: phi over its marked weights, ``(d,)``.
         code_length: Bits of a codeword, m.
         strength: alpha.
+        carrier_length: Values of a carrier; None is what suits the model's size.
     """
 
     spec: ModelSpec
@@ -41,8 +44,9 @@ class BaseModel:
     profile: Vector = field(repr=False)
     code_length: int
     strength: float
+    carrier_length: int | None = None
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the weights, hexadecimal; the salt of the campaign key."""
         return weights.digest(self.weights)
@@ -62,9 +66,11 @@ class BaseModel:
         Raises:
             CapacityError: The model is too small for the code length at this strength.
         """
-        length, strength = self.code_length, self.strength
         return Mark.of(
-            self.weights, self.profile, self.key(owner), length=length, strength=strength
+            *(self.weights, self.profile, self.key(owner)),
+            length=self.code_length,
+            strength=self.strength,
+            carrier_length=self.carrier_length,
         )
 
 
@@ -91,6 +97,7 @@ class Vault:
             "spec": asdict(model.spec),
             "code_length": model.code_length,
             "strength": model.strength,
+            "carrier_length": model.carrier_length or carriers.length_for(layout.size),
         }
         content = json.dumps(manifest, sort_keys=True, indent=2).encode()
         folder = self._directory / model.model_id
@@ -137,6 +144,7 @@ class Vault:
             profile=Layout.of(base).flatten(profile),
             code_length=manifest["code_length"],
             strength=manifest["strength"],
+            carrier_length=manifest["carrier_length"],
         )
 
     @staticmethod

@@ -2,7 +2,8 @@
 
 The suspect is compared with every base model of the owner that has its shapes. For each, it is
 read without any knowledge of customers; then every issued word is tested twice (carrier and
-payload), and the false-accusation bound is shared among all these tests.
+payload), and the false-accusation bound is shared among all these tests. A thousand decoys are
+compared too: if they do not score as innocents must, nobody is accused.
 """
 
 import math
@@ -13,9 +14,11 @@ from pathlib import Path
 from smdl_flower import weights
 from smdl_flower.errors import ConfigError, NotComparableError
 from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
-from smdl_flower.fingerprint import carriers, codes, extraction
+from smdl_flower.fingerprint import carriers, codes, decoys, extraction
 from smdl_flower.fingerprint.accusation import Level, PayloadTest, carrier_log_p
+from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.fingerprint.extraction import Reading
+from smdl_flower.fingerprint.keys import CustomerKey
 from smdl_flower.home import OwnerHome
 from smdl_flower.vault import BaseModel
 from smdl_flower.weights import ModelFile, Weights
@@ -52,12 +55,14 @@ class Examination:
         reading: Of the suspect.
         comparisons: One per issued copy.
         words: Words ever derived for this model, N; those of refused copies count too.
+        decoys: How customers who were never issued a copy scored.
     """
 
     model: BaseModel
     reading: Reading
     comparisons: tuple[Comparison, ...]
     words: int
+    decoys: DecoySummary
 
     def best_score(self) -> float:
         """Return the largest carrier score; minus infinity if there are no customers."""
@@ -101,7 +106,8 @@ def examine(
     """Read a suspect against each base model that fits it and compare all issued words.
 
     Raises:
-        NotComparableError: None fits; the message says what was expected and found.
+        NotComparableError: None fits (the message says what was expected and found), or decoys do
+            not score as they must.
     """
     examinations, misfits = [], []
     for model in candidates:
@@ -111,29 +117,37 @@ def examine(
         except NotComparableError as error:
             misfits.append(f"model {model.model_id}: {error}")
             continue
-        customers = [copy.customer for copy in home.registry.copies(model.model_id)]
-        test = PayloadTest(reading.soft_bits, mark.biases)
-        comparisons = tuple(_compare(home, model, reading, test, name) for name in customers)
-        words = home.registry.words(model.model_id)
-        examinations.append(Examination(model, reading, comparisons, words))
+        examinations.append(_compare_all(home, model, reading, mark.biases))
     if not examinations:
         raise NotComparableError("; ".join(misfits))
     return examinations
 
 
-def _compare(
-    home: OwnerHome, model: BaseModel, reading: Reading, test: PayloadTest, customer: str
-) -> Comparison:
-    key = model.key(home.key).customer(customer)
-    word = codes.codeword(key, codes.flat_biases(model.code_length))
-    score = test.score(word)
-    return Comparison(
-        customer=customer,
-        carrier_score=carriers.score(key, reading.direction),
-        payload_score=score,
-        payload_log_p=test.log_p(score),
-        matching_bits=int((word == reading.bits).sum()),
+def _compare_all(
+    home: OwnerHome, model: BaseModel, reading: Reading, biases: codes.Biases
+) -> Examination:
+    campaign = model.key(home.key)
+    test = PayloadTest(reading.soft_bits, biases)
+
+    def compare(key: CustomerKey) -> Comparison:
+        word = codes.codeword(key, biases)
+        score = test.score(word)
+        return Comparison(
+            customer=key.customer,
+            carrier_score=carriers.score(key, reading.direction),
+            payload_score=score,
+            payload_log_p=test.log_p(score),
+            matching_bits=int((word == reading.bits).sum()),
+        )
+
+    innocents = [compare(key) for key in decoys.keys(campaign)]
+    summary = decoys.check(
+        [c.carrier_score for c in innocents], [c.payload_log_p for c in innocents]
     )
+    issued = home.registry.copies(model.model_id)
+    comparisons = tuple(compare(campaign.customer(copy.customer)) for copy in issued)
+    words = home.registry.words(model.model_id)
+    return Examination(model, reading, comparisons, words, summary)
 
 
 def _candidates(home: OwnerHome, model_id: str | None) -> list[BaseModel]:
@@ -175,6 +189,7 @@ def _judge(
         alignment=closest.reading.alignment,
         highest_unnamed_score=max(unnamed, default=None),
         remarks=tuple(_remarks(examinations)),
+        decoys=closest.decoys,
         carrier_scores=tuple(sorted(c.carrier_score for e in examinations for c in e.comparisons)),
     )
 

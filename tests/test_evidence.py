@@ -14,6 +14,7 @@ from smdl_flower.evidence import (
     Witness,
     versions,
 )
+from smdl_flower.fingerprint.decoys import DecoySummary
 
 CARRIER = Witness("carrier", 41.5, -373.9, -7.2)
 PAYLOAD = Witness("payload", 9051, -40.25, -7.2)
@@ -31,6 +32,7 @@ def verdict(*accused: Accusation) -> Verdict:
         alignment="none",
         highest_unnamed_score=1.5,
         remarks=("a remark",),
+        decoys=DecoySummary(1000, 0.01, 0.99, 3.2),
         carrier_scores=(0.5, 1.5, 41.5),
     )
 
@@ -75,6 +77,7 @@ def test_the_document_is_the_one_that_was_released() -> None:
         },
         "alignment": "none",
         "highest_unnamed_score": 1.5,
+        "decoys": {"count": 1000, "mean": 0.01, "deviation": 0.99, "highest": 3.2},
         "remarks": ["a remark"],
         "not_shown": list(NOT_SHOWN),
     }

@@ -6,6 +6,7 @@ import pytest
 
 from smdl_flower import report
 from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
+from smdl_flower.fingerprint.decoys import DecoySummary
 
 ACCUSED = Accusation("clinic-a", "m1", (Witness("carrier", 120.0, -3126.0, -7.2),))
 VERDICT = Verdict(
@@ -19,6 +20,7 @@ VERDICT = Verdict(
     alignment="none",
     highest_unnamed_score=1.2,
     remarks=("9.3% of the marked weights are zero",),
+    decoys=DecoySummary(1000, 0.01, 0.99, 3.2),
     carrier_scores=(-0.3, 1.2, 120.0),
 )
 
@@ -34,7 +36,7 @@ def without_svg(page):
 
 def test_a_verdict_page_says_who_how_sure_and_what_is_not_shown(tmp_path):
     page = page_of(VERDICT, tmp_path)
-    for words in ("clinic-a", "-3126.0", "1e-06", "What is not shown", "took part in making"):
+    for words in ("clinic-a", "-3126.0", "1e-06", "1000 decoys", "What is not shown", "took part"):
         assert words in page
 
 

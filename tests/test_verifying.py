@@ -140,11 +140,22 @@ def test_a_score_accuses_from_the_threshold_on(
 ) -> None:
     threshold = Level(total=1e-6, words=8, hypotheses=2).carrier_threshold()
     score = threshold * (1 + 1e-12) if side == "just reaches" else threshold * (1 - 1e-12)
-    monkeypatch.setattr(carriers, "score", lambda _key, _direction: score)
+    monkeypatch.setattr(
+        carriers, "score", lambda key, _: 0.0 if key.customer.startswith("decoy/") else score
+    )
     verdict = verify(issued_home, write(tmp_path / "s.safetensors", base))
     assert len(verdict.accused) == (8 if side == "just reaches" else 0)
     if verdict.accused:  # the payload does not reach its own threshold and is no witness
         assert {len(accusation.witnesses) for accusation in verdict.accused} == {1}
+
+
+def test_nobody_is_accused_where_decoys_do_not_score_as_innocents_must(
+    issued_home: OwnerHome, copy_paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = carriers.score
+    monkeypatch.setattr(carriers, "score", lambda key, q: honest(key, q) + 0.5)
+    with pytest.raises(NotComparableError, match="never issued a copy"):
+        verify(issued_home, copy_paths["clinic-a"])
 
 
 # ------------------------------------------------------------------------------------ the innocent
@@ -326,7 +337,7 @@ def test_the_json_has_the_specified_keys_and_no_secret(
     assert set(document) == {
         *("format", "suspect", "model_id", "max_false_accusation", "customers", "hypotheses"),
         *("accused", "payload", "alignment", "not_shown", "versions"),
-        *("highest_unnamed_score", "remarks"),
+        *("highest_unnamed_score", "decoys", "remarks"),
     }
     assert set(document["suspect"]) == {"path", "sha256", "kind"}
     assert set(document["accused"][0]) == {

@@ -62,6 +62,11 @@ def print_verdict(verdict: Verdict) -> None:
         f"{verdict.customers} customers compared with model {verdict.model_id}; best codeword: "
         f"{verdict.payload.matching_bits} of {bits} bits"
     )
+    decoys = verdict.decoys
+    console.print(
+        f"{decoys.count} decoys (never issued): mean {decoys.mean:.2f}, standard deviation "
+        f"{decoys.deviation:.2f}, highest {decoys.highest:.1f}, as innocents must score"
+    )
     for remark in verdict.remarks:
         console.print(f"Note: {remark}", markup=False, highlight=False)
 

@@ -4,17 +4,25 @@ A 16-bit key-stream word picks one of 65,536 values: the conditional means of a 
 variable within its quantile bins. By Jensen's inequality E exp(tX) <= exp(t^2/2), so the accusation
 bound is exact although the values are discrete; rounding towards zero keeps that (E cosh(tX) grows
 with |X|). Gaussian, not +-1: with two-valued carriers three colluders erase the mark.
+
+Above a million weights the vector is compressed: 65,536 Gaussian values per customer, each spread
+over a secret group of weights with secret signs. One pass reduces a suspect to 65,536 numbers, and
+each customer costs as much as in a small model. The bound is the same; what is lost is resistance
+to coalitions of hundreds.
 """
 
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from smdl_flower.fingerprint.keys import CustomerKey
+from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 
+FULL_CARRIER_LIMIT = 1_000_000
+CHIPS = 65_536
 CHUNK = 1 << 17  # weights per step: a chunk's arrays stay in a core's cache
 
 
@@ -43,12 +51,70 @@ def chunks(key: CustomerKey, size: int) -> Iterator[tuple[slice, NDArray[np.floa
         yield where, table[stream.uint16(where.stop - where.start)]
 
 
+def length_for(size: int) -> int:
+    """Return how many values a carrier for that many weights has.
+
+    Example:
+        >>> length_for(131_992), length_for(11_172_032)
+        (131992, 65536)
+    """
+    return size if size <= FULL_CARRIER_LIMIT else CHIPS
+
+
+def deal(words: NDArray[np.uint32], groups: int) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+    """Turn random words into a group, 0 to ``groups - 1`` (at most 65,535), and a sign each."""
+    # The low bit is the sign; the others, scaled, the group.
+    numbers = ((words >> 1).astype(np.uint64) * groups) >> np.uint64(31)
+    return numbers.astype(np.uint16), np.float32(1.0) - np.float32(2.0) * (words & 1)
+
+
+@dataclass(frozen=True)
+class Chips:
+    """How a compressed carrier lies over the weights of one campaign.
+
+    Attributes:
+        groups: Which value of the carrier each weight gets, ``(d,)``.
+        signs: With which sign, ``(d,)``.
+        length: Values of a carrier, L.
+    """
+
+    groups: NDArray[np.uint16]
+    signs: NDArray[np.int8]
+    length: int
+
+    @classmethod
+    def of(cls, key: CampaignKey, size: int, length: int) -> "Chips":
+        """Deal ``size`` weights into ``length`` groups by the campaign's key."""
+        stream = key.stream("chips")
+        groups, signs = np.empty(size, dtype=np.uint16), np.empty(size, dtype=np.int8)
+        for start in range(0, size, CHUNK):
+            where = slice(start, min(start + CHUNK, size))
+            groups[where], signs[where] = deal(stream.uint32(where.stop - start), length)
+        return cls(groups, signs, length)
+
+    def chunks(self, key: CustomerKey) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield a customer's carrier over the weights piece by piece, as :func:`chunks` does."""
+        values = value_table()[key.stream("carrier").uint16(self.length)]
+        for start in range(0, len(self.groups), CHUNK):
+            where = slice(start, min(start + CHUNK, len(self.groups)))
+            yield where, values[self.groups[where]] * self.signs[where]
+
+    def compress(self, direction: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the sums of a direction ``(d,)`` over the groups, ``(L,)``."""
+        sums = np.zeros(self.length)
+        for start in range(0, len(direction), CHUNK):
+            where = slice(start, start + CHUNK)
+            signed = direction[where] * self.signs[where]
+            sums += np.bincount(self.groups[where], weights=signed, minlength=self.length)
+        return sums.astype(np.float32)
+
+
 def score(key: CustomerKey, direction: NDArray[np.float32]) -> float:
     """Return ``<g, q>`` of a customer's carrier g and a direction q, in double precision.
 
     Args:
         key: The customer's key in this campaign.
-        direction: q, ``(d,)``, of length one if the result is to be a score z.
+        direction: q, as long as the carrier, of norm one if the result is to be a score z.
     """
     total = 0.0
     for where, values in chunks(key, len(direction)):

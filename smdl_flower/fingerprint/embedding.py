@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from smdl_flower.errors import CapacityError
 from smdl_flower.fingerprint import carriers, codes
-from smdl_flower.fingerprint.carriers import CHUNK
+from smdl_flower.fingerprint.carriers import CHUNK, Chips
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 from smdl_flower.fingerprint.layout import Layout, Vector
 from smdl_flower.fingerprint.payload import Spreading, amplitude, sum_by_group
@@ -31,6 +31,7 @@ class Mark:
         profile: phi, ``(d,)``.
         spreading: Groups and signs of the payload.
         strength: alpha, root mean square of a mark in units of scale.
+        chips: How a compressed carrier is spread; None if carriers have a value per weight.
     """
 
     layout: Layout
@@ -38,12 +39,28 @@ class Mark:
     profile: Vector = field(repr=False)
     spreading: Spreading = field(repr=False)
     strength: float
+    chips: Chips | None = field(default=None, repr=False)
 
     @classmethod
     def of(
-        cls, base: Weights, profile: Vector, key: CampaignKey, *, length: int, strength: float
+        cls,
+        base: Weights,
+        profile: Vector,
+        key: CampaignKey,
+        *,
+        length: int,
+        strength: float,
+        carrier_length: int | None = None,
     ) -> "Mark":
         """Prepare the mark of a base model.
+
+        Args:
+            base: w0.
+            profile: phi, ``(d,)``.
+            key: Of the campaign.
+            length: Code length, m.
+            strength: alpha.
+            carrier_length: Values of a carrier; default is what suits the model's size.
 
         Raises:
             CapacityError: The model is too small for the code length at this strength.
@@ -56,7 +73,10 @@ class Mark:
                 f"{layout.size:,} weights left one of {length} bits without any; lower "
                 "fingerprint.code-length"
             )
-        return cls(layout, layout.flatten(base), profile, spreading, strength)
+        carrier_length = carrier_length or carriers.length_for(layout.size)
+        compressed = carrier_length < layout.size
+        chips = Chips.of(key, layout.size, carrier_length) if compressed else None
+        return cls(layout, layout.flatten(base), profile, spreading, strength, chips)
 
     @property
     def biases(self) -> codes.Biases:
@@ -99,7 +119,8 @@ def _add_carrier(mark: Mark, key: CustomerKey) -> tuple[Vector, NDArray[np.float
     spreading, profile = mark.spreading, mark.profile
     weights = np.empty_like(mark.base)
     sums = np.zeros(spreading.length)
-    for where, values in carriers.chunks(key, mark.layout.size):
+    pieces = mark.chips.chunks(key) if mark.chips else carriers.chunks(key, mark.layout.size)
+    for where, values in pieces:
         step = weights[where]
         np.multiply(values, profile[where], out=step)
         step *= gain

@@ -35,7 +35,8 @@ class Reading:
 
     Attributes:
         soft_bits: y, ``(m,)``; their signs are the payload.
-        direction: Unit vector ``(d,)``, or all zero if the suspect does not differ from w0.
+        direction: Unit vector as long as a carrier, or all zero if the suspect does not differ
+            from w0.
         erased: Share of marked weights that are exactly zero.
         alignment: How the suspect was aligned to w0 before it was read.
     """
@@ -147,6 +148,8 @@ def _direction(mark: Mark, deviation: Vector, kept: NDArray[np.bool_], bins: _Bi
         spread = max(spread, 1e-3 * float(np.sqrt(np.mean(np.square(values)))), 1e-12)
         np.clip(values, -CLIP * spread, CLIP * spread, out=values)
         direction[chosen] = mark.profile[chosen] * values / np.float32(spread**2)
+    if mark.chips:
+        direction = mark.chips.compress(direction)
     length = float(np.sqrt(np.sum(np.square(direction, dtype=np.float64))))
     # A little shorter than one, so that rounding to float32 never makes a score larger.
     return direction / np.float32(length * (1 + 1e-6)) if length > 0.0 else direction

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smdl_flower.errors import CapacityError
-from smdl_flower.fingerprint.carriers import CHUNK
+from smdl_flower.fingerprint.carriers import CHUNK, deal
 from smdl_flower.fingerprint.keys import CampaignKey
 from smdl_flower.fingerprint.layout import Layout, Vector
 
@@ -46,10 +46,8 @@ class Spreading:
         signed = np.empty_like(profile)
         for start in range(0, len(profile), CHUNK):
             where = slice(start, min(start + CHUNK, len(profile)))
-            words = stream.uint32(where.stop - where.start)
-            # The low bit is the sign; the others, scaled to 0..length-1, the group.
-            groups[where] = ((words >> 1).astype(np.uint64) * length) >> np.uint64(31)
-            signed[where] = profile[where] * (1.0 - 2.0 * (words & 1))
+            groups[where], signs = deal(stream.uint32(where.stop - where.start), length)
+            signed[where] = profile[where] * signs
         norms = np.sqrt(sum_by_group(groups, np.square(signed), length))
         return cls(groups, signed, norms)
 

@@ -2,6 +2,7 @@ import pytest
 
 from smdl_flower.cli import tables
 from smdl_flower.evidence import PayloadReading, Suspect, Verdict
+from smdl_flower.fingerprint.decoys import DecoySummary
 
 
 def test_a_remark_is_printed_as_it_is_and_not_as_markup(capsys):
@@ -16,6 +17,7 @@ def test_a_remark_is_printed_as_it_is_and_not_as_markup(capsys):
         alignment="none",
         highest_unnamed_score=0.1,
         remarks=("[bold]not markup[/bold]",),
+        decoys=DecoySummary(1000, 0.01, 0.99, 3.2),
     )
     tables.print_verdict(verdict)
     printed = capsys.readouterr().out
