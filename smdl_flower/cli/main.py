@@ -9,7 +9,7 @@ import click
 import typer
 
 from smdl_flower import __version__
-from smdl_flower.cli import attack, customer, examine, owner, scenario
+from smdl_flower.cli import attack, bench, customer, examine, owner, scenario
 from smdl_flower.errors import SmdlError
 
 INTERNAL_ERROR = 1
@@ -31,6 +31,7 @@ app.add_typer(scenario.app, name="scenario")
 app.command("issue")(owner.issue)
 app.command("verify")(examine.verify)
 app.command("attack")(attack.attack)
+app.command("bench")(bench.bench)
 
 
 @app.callback(invoke_without_command=True)

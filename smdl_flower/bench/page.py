@@ -1,0 +1,152 @@
+"""``bench.html``: one self-contained page, in the look of the other reports."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from smdl_flower import files, report
+from smdl_flower.bench import summary
+from smdl_flower.bench.record import Result
+
+# Colours that are told apart without red and green; marks differ too.
+BLOCKS = {
+    "A": ("alters weights", report.MARK, "o"),
+    "B": ("keeps the function", "#c77700", "s"),
+    "C": ("combines copies", "#6b3fa0", "^"),
+}
+MOST_LABELS = 12  # of coalition attacks; those that hide nobody go without first
+
+
+def write(path: Path, document: Mapping[str, Any]) -> None:
+    """Write the page of a complete ``bench.json``."""
+    coalitions = [row for row in document["rows"] if row["block"] == "C"]
+    tried = [row for row in document["rows"] if row["block"]]
+    page = (
+        _environment()
+        .get_template("bench")
+        .render(
+            title=f"Bench of scenario {document['identity']['scenario']}",
+            identity=document["identity"],
+            totals=document["totals"],
+            closing=summary.closing(document["totals"]),
+            lines=summary.lines(document),
+            kept_plot=report._plot(_draw_kept, tried) if tried else "",
+            coalitions_plot=report._plot(_draw_coalitions, coalitions) if coalitions else "",
+            largest_drop=summary.LARGEST_DROP,
+        )
+    )
+    files.write(path, page.encode())
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({"base": report._BASE, "bench": _BENCH}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["figure"] = _figure
+    return environment
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _draw_kept(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What a thief pays in accuracy for how much evidence is left; one point per result."""
+    thresholds = []
+    for block, (what, colour, mark) in BLOCKS.items():
+        results = [r for row in rows if row["block"] == block for r in summary.results_of(row)]
+        points = [(_drop(r), _log10_p(r)) for r in results if r.exit_code is not None]
+        thresholds += [trace.threshold for r in results for trace in r.traces]
+        for named, fill in ((True, colour), (False, "none")):
+            chosen = [p for p in points if (p[1] < 0) == named]
+            label = f"{block}: {what}" if named else None
+            if chosen:
+                drops, evidence = zip(*chosen, strict=True)
+                axes.plot(drops, evidence, mark, color=colour, mfc=fill, ms=5, label=label)
+    if thresholds:
+        axes.axhline(max(thresholds), color=report.THRESHOLD, linewidth=1, label="accuses below")
+    axes.axvline(100 * summary.LARGEST_DROP, color=report.PLAIN, linestyle=":", linewidth=1)
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set(xlabel="accuracy the thief loses, points", ylabel="log10 p of an innocent")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", fontsize=8, frameon=False, bbox_to_anchor=(0.5, 1.2), ncols=4)
+
+
+def _drop(result: Result) -> float:
+    return 100 * summary.drop_of(result)
+
+
+def _log10_p(result: Result) -> float:
+    """Of the guilty customer with the weakest evidence; 0 if one was not named."""
+    if len(result.traces) < len(result.guilty):
+        return 0.0
+    return max((trace.log10_p for trace in result.traces), default=0.0)
+
+
+def _draw_coalitions(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    shares: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        results = [r for r in summary.results_of(row) if r.exit_code is not None]
+        if results:
+            name = f"{row['attack']} {summary.settings_text(row['settings'])}".strip()
+            named = [len(r.traces) / len(r.guilty) for r in results]
+            shares.setdefault(name, []).append((row["copies"], 100 * float(np.mean(named))))
+    missed = [name for name, points in shares.items() if min(p[1] for p in points) < 100]
+    for name, points in shares.items():
+        sizes, named_share = zip(*sorted(points), strict=True)
+        (drawn,) = axes.plot(sizes, named_share, "o-", ms=5, linewidth=1.2)
+        if name in missed[:MOST_LABELS] or len(shares) <= MOST_LABELS:
+            drawn.set_label(name)
+        else:
+            drawn.set_color(report.PLAIN)
+    axes.set(xlabel="copies combined", ylabel="traitors named, %", ylim=(-5, 105))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if shares:
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+_BENCH = """{% extends "base" %}{% block body %}
+<style>.wide { font-size: .8rem; } .wide td, .wide th { padding: .2rem .35rem; }
+.wrong { background: #fbf1f0; }</style>
+<p class="lead {{ "named" if totals.wrongly_named }}">{{ closing }}</p>
+<p>Copies of base model <code>{{ identity.model_id }}</code> were altered as a thief would, and each
+result was verified from its file with the owner's home, against {{ identity.customers }} customers
+at a bound of {{ "%g" | format(identity.max_false_accusation) }}. Each row was tried on
+{{ identity.customers_per_row }} customer(s), attacks that draw at random with
+{{ identity.seeds }} seed(s).</p>
+{% if kept_plot %}<h2>What evidence is left for what the thief pays</h2>{{ kept_plot }}
+<p class="small">One point per stolen model, at the weakest evidence of its guilty customers; hollow
+at zero: one of them was not named. Right of the dotted line a thief loses more than
+{{ "%.0f" | format(100 * largest_drop) }} points of accuracy: the model is destroyed, no success.
+Logarithmic beyond -10.</p>{% endif %}
+{% if coalitions_plot %}<h2>Coalitions</h2>{{ coalitions_plot }}{% endif %}
+<h2>All attacks</h2>
+<table class="wide"><tr><th>attack</th><th>copies</th><th>accuracy kept</th><th>named</th>
+<th>wrongly</th><th>least z</th><th>weakest log10 p</th><th>bit errors</th></tr>
+{% for line in lines %}<tr{% if line.wrongly_named %} class="wrong"{% endif %}>
+<td>{{ line.attack }} {{ line.settings }}{% if line.remark %}<br>
+<span class="small">{{ line.remark }}</span>{% endif %}</td><td>{{ line.copies }}</td>
+<td>{{ line.accuracy | figure("{:.1%}") }}</td><td>{{ line.named }} of {{ line.guilty }}</td>
+<td>{{ line.wrongly_named }}</td><td>{{ line.least_score | figure("{:.0f}") }}</td>
+<td>{{ line.weakest_log10_p | figure("{:.0f}") }}</td>
+<td>{{ line.bit_error_rate | figure("{:.1%}") }}</td></tr>{% endfor %}</table>
+<p class="small">Least z, weakest log10 p: of the guilty who were named. An innocent is counted
+once for each verdict; verdicts on copies of one run are not quite independent, so the upper bound
+is that of this bench.</p>
+<h2>What is not shown</h2><ul>
+<li>Other thieves: these attacks know no key and only the copies that they combine.</li>
+<li>Other models, data or training runs than this one.</li></ul>
+<p class="small">Code <code>{{ identity.code_sha256[:16] }}</code>, plan
+<code>{{ identity.plan_sha256[:16] }}</code>.
+{% for key, value in identity.versions.items() %}{{ key }} {{ value }}
+{{ "" if loop.last else "&middot;" | safe }} {% endfor %}</p>{% endblock %}
+"""

@@ -1,0 +1,107 @@
+"""The run under test: its home, base model, issued copies and test images, checked."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smdl_flower import models, weights
+from smdl_flower.config import RunConfig, Scalar, parse
+from smdl_flower.data import Images, load_test
+from smdl_flower.errors import ConfigError
+from smdl_flower.home import OwnerHome
+from smdl_flower.training import evaluate
+from smdl_flower.vault import BaseModel
+from smdl_flower.weights import Weights
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A customer's copy as it was issued."""
+
+    customer: str
+    path: Path
+    weights: Weights
+    accuracy: float
+
+
+class Subject:
+    """An opened run; a copy is read and measured once, when it is first asked for.
+
+    Attributes:
+        home: Of the owner.
+        model: The base model of the run's copies.
+        config: What the run was asked to do.
+        images: Test images of the run's source.
+        sha256: Of the run's files, to tell it from another.
+    """
+
+    def __init__(self, home: OwnerHome, run: Path) -> None:
+        """Open a completed run.
+
+        Raises:
+            ConfigError: It is none, it issued no copies, or they are not of this home.
+        """
+        outcome, resolved = _read(run / "run.json"), _read(run / "resolved.json")
+        if outcome.get("status") != "completed" or not outcome.get("model_id"):
+            raise ConfigError(f"{run}: the run issued no copies; a bench needs a completed run")
+        self.home = home
+        self.model = _base_model(home, outcome["model_id"])
+        self.config: RunConfig = parse(resolved["config"])
+        self.images: Images = load_test(self.config.data)
+        self.sha256 = _sha256(run / "run.json", run / "resolved.json")
+        self._files = {c["customer"]: run / c["path"] for c in outcome["copies"] if c["path"]}
+        records = home.registry.copies(self.model.model_id)
+        self._digests = {record.customer: record.weights_sha256 for record in records}
+        self._copies: dict[str, Copy] = {}
+
+    @property
+    def customers(self) -> tuple[str, ...]:
+        """All who were issued a copy, in the order of the run."""
+        return tuple(self._files)
+
+    @property
+    def data_settings(self) -> Mapping[str, Scalar]:
+        """Where the thief's images come from, as an attack's settings say it."""
+        return {"data": self.config.data.source, "data-dir": self.config.data.directory}
+
+    def copy(self, customer: str) -> Copy:
+        """Return a customer's copy.
+
+        Raises:
+            ConfigError: The file is not the copy that was issued.
+        """
+        if customer not in self._copies:
+            path = self._files[customer]
+            content = weights.read(path).weights
+            if weights.digest(content) != self._digests.get(customer):
+                raise ConfigError(f"{path} is not the copy that was issued; restore it")
+            self._copies[customer] = Copy(customer, path, content, self.accuracy_of(content))
+        return self._copies[customer]
+
+    def accuracy_of(self, content: Weights) -> float:
+        """Return the accuracy of weights of this run's architecture on the test images."""
+        return evaluate(models.from_weights(self.model.spec, content), self.images).accuracy
+
+
+def _base_model(home: OwnerHome, model_id: str) -> BaseModel:
+    for model in home.base_models():
+        if model.model_id == model_id:
+            return model
+    raise ConfigError(f"base model {model_id} of this run is not in {home.path}; give its --home")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise ConfigError(f"{path}: missing or unreadable; give a completed run's folder") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: no JSON object; give a completed run's folder")
+    return document
+
+
+def _sha256(*paths: Path) -> str:
+    return hashlib.sha256(b"\n".join(path.read_bytes() for path in paths)).hexdigest()

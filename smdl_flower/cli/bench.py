@@ -1,0 +1,107 @@
+"""``smdl bench``: how copies of a run stand up to thieves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from smdl_flower.bench import page, plan, record, summary, trials
+from smdl_flower.bench.plan import Plan
+from smdl_flower.bench.record import Record
+from smdl_flower.bench.subject import Subject
+from smdl_flower.bench.summary import Line
+from smdl_flower.cli.options import (
+    HomeOption,
+    JsonOption,
+    PassphraseOption,
+    console,
+    messages,
+    open_home,
+    print_json,
+)
+
+HEADINGS = ("attack", "accuracy", "named", "wrongly", "z", "log10 p", "BER", "remark")
+AS_TEXT = ("attack", "remark")
+
+
+def bench(
+    run: Annotated[Path, typer.Argument(help="Folder of a completed run.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few minutes: about 20 rows, one customer each.")
+    ] = False,
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help="This attack only. May be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="For bench.json and bench.html.  [default: RUN/bench]"),
+    ] = None,
+    home: HomeOption = None,
+    passphrase_file: PassphraseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try attacks on a run's copies: what thieves keep, and whom the owner names.
+
+    Results are written as they come; a bench that was interrupted goes on where it was. No result
+    is ever an accusation of a real customer: the copies are altered here.
+    """
+    what = plan.only(plan.quick() if quick else plan.full(), attacks or ())
+    folder = out or run / "bench"
+    subject = Subject(open_home(home, passphrase_file), run)
+    results = Record(folder / record.NAME, subject.home.key, trials.identity(subject, what))
+    _carry_out(subject, what, results, quiet=as_json)
+    figures = summary.totals(results.document())
+    results.save(figures)
+    document = results.document(figures)
+    page.write(folder / "bench.html", document)
+    if as_json:
+        print_json(document)
+        return
+    print_table(summary.lines(document), figures)
+    console.print(f"Written: {folder / record.NAME}, {folder / 'bench.html'}")
+
+
+def print_table(lines: Sequence[Line], figures: dict[str, Any]) -> None:
+    """Print one line per row, then the totals."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in AS_TEXT else "right")
+    for line in lines:
+        table.add_row(*map(Text, _cells(line)), style="bold red" if line.wrongly_named else "")
+    console.print(table)
+    console.print(
+        "Accuracy kept, mean; customers named of those guilty, and others; their least z."
+    )
+    console.print(summary.closing(figures), highlight=False)
+
+
+def _cells(line: Line) -> list[str]:
+    return [
+        summary.title(line),
+        _figure(line.accuracy, "{:.1%}"),
+        f"{line.named} of {line.guilty}",
+        str(line.wrongly_named),
+        _figure(line.least_score, "{:.0f}"),
+        _figure(line.weakest_log10_p, "{:.0f}"),
+        _figure(line.bit_error_rate, "{:.1%}"),
+        line.remark,
+    ]
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _carry_out(subject: Subject, what: Plan, results: Record, *, quiet: bool) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=messages, disable=quiet) as bars:
+        todo = trials.trials(subject, what)
+        task = bars.add_task("Starting", total=len(todo))
+        for done in trials.run(subject, what, results):
+            bars.update(task, advance=1, description=done.row.attack)
