@@ -79,14 +79,14 @@ def suspects(run: Path, model: BaseModel, *, fine_tune: str | None) -> Iterator[
         yield Suspect(name, copy, (name,))
         yield from _altered(name, copy, spec, (name,), number)
     if len(copies) > 1:
-        average = catalogue.run("average", list(copies.values()), spec, {})
+        average = catalogue.run("average", list(copies.values()), spec, {}).weights
         yield Suspect(f"average of {len(copies)}", average, tuple(copies))
-        pruned = catalogue.run("prune", [average], spec, {"fraction": 0.7})
+        pruned = catalogue.run("prune", [average], spec, {"fraction": 0.7}).weights
         yield Suspect(f"average of {len(copies)}, prune 0.7", pruned, tuple(copies))
     if fine_tune and copies:
         first = next(iter(copies))
         settings: dict[str, Scalar] = {"data": fine_tune, "epochs": 1, "images": 400}
-        tuned = catalogue.run("fine-tune", [copies[first]], spec, settings)
+        tuned = catalogue.run("fine-tune", [copies[first]], spec, settings).weights
         yield Suspect(f"{first}, fine-tuned", tuned, (first,))
     yield Suspect("base model", model.weights, ())
     yield from _altered("base", model.weights, spec, (), len(copies))
@@ -103,7 +103,7 @@ def _altered(
         if "seed" in settings:  # other noise for each model: the same would be one suspect
             settings["seed"] = int(settings["seed"]) + 10 * number
         label = f"{name}, {attack} {next(iter(options.values()))}"
-        yield Suspect(label, catalogue.run(attack, [model], spec, settings), guilty)
+        yield Suspect(label, catalogue.run(attack, [model], spec, settings).weights, guilty)
 
 
 def carrier_scores(
