@@ -1,6 +1,7 @@
 """All commands, and how an error becomes one line and an exit code."""
 
 import logging
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -15,6 +16,7 @@ from smdl_flower.errors import SmdlError
 INTERNAL_ERROR = 1
 UNUSABLE_FILE = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 app = typer.Typer(
     name="smdl",
@@ -51,6 +53,8 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run ``smdl`` and leave with its exit code; a crash is 1, which is never a verdict."""
+    # As an exception, so that a simulation's SuperLink is stopped and drafts are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -66,6 +66,38 @@ def test_a_run_that_fails_on_the_simulation_engine_fails(smdl, home, tmp_path):
     assert not (tmp_path / "run" / "copies").exists()
 
 
+def test_a_simulation_that_is_terminated_leaves_no_process_behind(home, tmp_path):
+    command = [SCRIPTS / "smdl", "simulate", SMOKE, "--home", home, "--out", tmp_path / "run"]
+    marker = f"SMDL_RUN_DIR={tmp_path / 'run'}".encode()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if len(processes_with(marker)) >= 2:  # the SuperLink and what it started
+                break
+            time.sleep(0.1)
+        assert processes_with(marker)
+    finally:
+        process.terminate()
+    assert process.wait(timeout=60) == 143
+    for _ in range(100):
+        if not processes_with(marker):
+            break
+        time.sleep(0.1)
+    assert processes_with(marker) == []
+
+
+def processes_with(marker):
+    """Return the processes whose environment holds the marker."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes())
+        except OSError:
+            continue
+    return found
+
+
 def make_image_folder(folder):
     """Write ten tiny images in each of two classes."""
     import numpy as np  # noqa: PLC0415
