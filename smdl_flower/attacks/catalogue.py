@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from smdl_flower.attacks import altering, collusion, finetuning
+from smdl_flower.attacks import (
+    altering,
+    blending,
+    coalition,
+    distilling,
+    finetuning,
+    obfuscation,
+    overwriting,
+)
 from smdl_flower.attacks.entry import Attack, Stolen
 from smdl_flower.config import Scalar, checked
 from smdl_flower.errors import ConfigError
@@ -11,8 +19,10 @@ from smdl_flower.weights import Weights
 
 __all__ = ["ATTACKS", "Attack", "Stolen", "run"]
 
+_MODULES = (altering, obfuscation, overwriting, finetuning, blending, distilling, coalition)
+
 ATTACKS: dict[str, Attack] = {
-    attack.name: attack for module in (altering, finetuning, collusion) for attack in module.ENTRIES
+    attack.name: attack for module in _MODULES for attack in module.ENTRIES
 }
 
 
