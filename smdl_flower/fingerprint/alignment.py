@@ -26,6 +26,7 @@ from smdl_flower.weights import Weights
 
 LEAST_MATCHED = 0.02
 _WORTH_SCALING = 0.9  # of the deviation from w0 must remain at most, beyond what any fit removes
+_OUTLIER = 4.0  # standard deviations of w0
 _CHANCE = 1.2  # times the cosine that the best of n unrelated rows would reach
 _SMALLEST_JUDGED = 500  # weights; of fewer, chance makes any of tensors look alike
 
@@ -145,9 +146,9 @@ class _Work:
             gains = fit_gains(base, array)
             restored = gains.remove(array)
             kept = array != 0
-            before = float(np.square(array - base, where=kept, out=np.zeros_like(base)).sum())
-            after = float(np.square(restored - base, where=kept, out=np.zeros_like(base)).sum())
-            fitted = 2 * (base.shape[0] + base.shape[1]) / base.size
+            before = float(np.median(np.abs(array - base)[kept])) if kept.any() else 0.0
+            after = float(np.median(np.abs(restored - base)[kept])) if kept.any() else 0.0
+            fitted = (base.shape[0] + base.shape[1]) / base.size
             if after < (_WORTH_SCALING - fitted) * before:
                 result[name] = np.asarray(restored, dtype=np.float32)
                 scales[self._scale(name)] = gains.rows
@@ -174,8 +175,10 @@ class _Work:
         base = self._plates[name]
         if base.size < _SMALLEST_JUDGED:
             return False
-        length = float(np.linalg.norm(base) * np.linalg.norm(array))
-        cosine = float(np.vdot(base, array)) / max(length, 1e-30)
+        bound = _OUTLIER * float(np.std(base))  # a few enormous weights must not decide
+        bounded = np.clip(array, -bound, bound)
+        length = float(np.linalg.norm(base) * np.linalg.norm(bounded))
+        cosine = float(np.vdot(base, bounded)) / max(length, 1e-30)
         chance = _CHANCE * math.sqrt(2 * math.log(len(base)) / base[0].size)
         return cosine < max(0.05, chance)
 

@@ -25,6 +25,8 @@ ROUNDS = 12
 _LARGEST_COSINE = 1 - 1e-6
 _IDENTITY_BONUS = 1e-6  # units without any weights keep their place
 _SCALING_STEPS = 6
+_UNPRUNED = 0.98  # share of non-zero weights from which a tensor counts as not pruned
+_STEP_LIMITS = (0.2, 5.0)
 
 
 @dataclass(frozen=True)
@@ -214,22 +216,39 @@ def fit_gains(base: Array, suspect: Array) -> Gains:
     Ratios of norms come first, which are positive whatever the noise; then least squares in the
     base model's units, so that a row that was scaled up counts no more than others.
     """
-    kept = suspect != 0
-    energy: Array = np.square(base) * kept
+    energy: Array = np.square(base) * (suspect != 0)
     gains = Gains(np.ones(base.shape[0], np.float32), np.ones(base.shape[1], np.float32))
     squares: Array = np.square(suspect)
     for _ in range(_SCALING_STEPS):
-        rows = _ratio(squares / np.square(gains.columns)[None, :, None], energy, (1, 2))
+        rows = _ratio(np.divide(squares, gains.columns[None, :, None] ** 2), energy, (1, 2))
         columns = _ratio(squares / rows[:, None, None], energy, (0, 2))
         gains = Gains(np.sqrt(rows), np.sqrt(columns))
     for step in range(_SCALING_STEPS):
-        axes = (1, 2) if step % 2 == 0 else (0, 2)
-        factor = np.clip(_ratio(gains.remove(suspect) * base, energy, axes), 0.2, 5.0)
-        if step % 2 == 0:
-            gains = Gains(gains.rows * factor, gains.columns)
-        else:
-            gains = Gains(gains.rows, gains.columns * factor)
+        by_row = step % 2 == 0
+        factor = _remaining_gain(base, gains.remove(suspect), energy, (1 if by_row else 0, 2))
+        rows, columns = (factor, np.float32(1)) if by_row else (np.float32(1), factor)
+        gains = Gains(gains.rows * rows, gains.columns * columns)
     return gains
+
+
+def _remaining_gain(base: Array, suspect: Array, energy: Array, axes: tuple[int, ...]) -> Array:
+    """Least squares of suspect on base or, where most small weights are gone, of base on suspect.
+
+    Pruning keeps weights that the mark made larger, which looks like a scale if the suspect is
+    fitted; but whether a weight is kept depends on the suspect's value alone, so the base given the
+    suspect is not biased: only shrunk, by the share that is not mark in the values' variance.
+    """
+    kept = suspect != 0
+    products: Array = base * suspect
+    live = kept.any(axis=(1, 2)).sum() * kept.any(axis=(0, 2)).sum() * base.shape[2]
+    if np.count_nonzero(kept) >= _UNPRUNED * live:
+        return np.clip(_ratio(products, energy, axes), *_STEP_LIMITS)
+    squares: Array = np.square(suspect)
+    slope = np.float32(products.sum() / max(float(squares.sum()), 1e-30))
+    rest = np.square((base - slope * suspect)[kept], dtype=np.float64).mean() if kept.any() else 0.0
+    shrinkage = np.clip(1 - rest / np.square(base, dtype=np.float64).mean(), 0.5, 1.0)
+    factor = np.float32(shrinkage) * _ratio(squares, products, axes)
+    return np.clip(factor, *_STEP_LIMITS)
 
 
 def norm_ratio(base: Array, suspect: Array) -> Array:
@@ -241,16 +260,17 @@ def norm_ratio(base: Array, suspect: Array) -> Array:
 def _ratio(upper: Array, lower: Array, axes: tuple[int, ...]) -> Array:
     above, below = upper.sum(axis=axes), lower.sum(axis=axes)
     usable = (below > 1e-30) & (above > 1e-30)
-    return np.divide(above, below, out=np.ones_like(above), where=usable)
+    ratio: Array = np.divide(above, below, out=np.ones_like(above), where=usable)
+    return ratio
 
 
 def _take(plate: Array, picks: Picks, axis: int) -> Array:
-    taken = np.take(plate, np.maximum(picks, 0), axis=axis)
+    taken: Array = np.take(plate, np.maximum(picks, 0), axis=axis)
     if (picks < 0).any():
         shape = [1] * plate.ndim
         shape[axis] = -1
-        taken = taken * (picks >= 0).reshape(shape)
-    return np.asarray(taken)
+        taken = np.asarray(taken * (picks >= 0).reshape(shape))
+    return taken
 
 
 def _rows(plate: Array, axis: int) -> Array:

@@ -18,7 +18,6 @@ from smdl_flower.fingerprint.matching import Array
 from smdl_flower.fingerprint.wiring import Side, Wiring
 from smdl_flower.weights import Weights
 
-_PASSES = 3
 _SMALLEST_DIFFERENCE = 1e-4  # in 1 - cosine; rounding to float32 stays far below, to float16 below
 
 
@@ -88,45 +87,81 @@ def merge_copies(
     Returns:
         The tensors, and their numbers of units. The arguments are not changed.
     """
-    suspect, sizes = dict(suspect), dict(sizes)
-    for _ in range(_PASSES):  # outgoing weights split at random hide copies until they are summed
-        before = dict(sizes)
-        for space, size in wiring.sizes.items():
-            if sizes[space] > size and space not in wiring.pinned:
-                _merge_space(wiring, base, suspect, space, sizes)
-        if sizes == before:
-            break
-    return suspect, sizes
+    if all(sizes[space] <= size for space, size in wiring.sizes.items()):
+        return suspect, sizes
+    ours = _Network(wiring, dict(base), dict(wiring.sizes))
+    theirs = _Network(wiring, dict(suspect), dict(sizes))
+    for space, size in wiring.sizes.items():
+        present = {n for n in suspect if n in base}
+        own, alike = ours.closeness(space, present), theirs.closeness(space, present)
+        if theirs.sizes[space] > size and space not in wiring.pinned:
+            np.fill_diagonal(own, 0.0)
+            # Half way between the most similar of the base model's own units and equality.
+            limit = (1 + max(0.0, float(own.max()))) / 2
+            theirs.merge(space, alike > min(limit, 1 - _SMALLEST_DIFFERENCE))
+    return theirs.weights, theirs.sizes
 
 
-def _merge_space(
-    wiring: Wiring, base: Weights, suspect: Weights, space: int, sizes: dict[int, int]
-) -> None:
-    makers = [s for s in wiring.of_space(space) if s.makes and s.tensor in suspect]
-    if not makers:
-        return
-    own, _ = _closeness(makers, base, wiring.sizes[space])
-    np.fill_diagonal(own, 0.0)
-    alike, lengths = _closeness(makers, suspect, sizes[space])
-    # Half way between the most similar of the base model's own units and equality.
-    limit = min((1 + max(0.0, float(own.max()))) / 2, 1 - _SMALLEST_DIFFERENCE)
-    leader = np.argmax(alike > limit, axis=1)  # the first unit that is alike
-    leader = np.where(alike.max(axis=1) > limit, leader, np.arange(len(leader)))
-    leader = leader[leader]
-    kept = np.flatnonzero(leader == np.arange(len(leader)))
-    if len(kept) == len(leader):
-        return
-    for side in wiring.of_space(space):
-        if side.tensor not in suspect:
-            continue
-        array = suspect[side.tensor]
-        if side.makes:
-            suspect[side.tensor] = array[kept]
-        else:
-            length = lengths.get(side.scale, np.ones(len(leader)))
-            gain = length / np.maximum(length[leader], 1e-30)
-            suspect[side.tensor] = _summed(array, leader, kept, gain)
-    sizes[space] = len(kept)
+class _Network:
+    """A network whose units are compared, and merged, from input to output."""
+
+    def __init__(self, wiring: Wiring, weights: Weights, sizes: dict[int, int]) -> None:
+        self._wiring = wiring
+        self.weights, self.sizes = weights, sizes
+        self._lengths: dict[int, NDArray[np.float64]] = {}  # of the weights that make a unit
+        self._done: set[int] = set()
+
+    def closeness(self, space: int, present: set[str]) -> NDArray[np.float64]:
+        """Return the least cosine of two units over all that makes them, ``(n, n)``.
+
+        What reads units that were not compared yet, in a residual network, is left out: it may
+        still be split in a different way for each row.
+        """
+        makers = [s for s in self._wiring.of_space(space) if s.makes and s.tensor in present]
+        ready = [s for s in makers if self._reads(s) in self._done | {None} | self._wiring.pinned]
+        size = self.sizes[space]
+        least = np.ones((size, size))
+        for scale in {s.scale for s in ready}:
+            rows = np.concatenate([self._rows(s) for s in ready if s.scale == scale], axis=1)
+            lengths = np.sqrt(np.square(rows).sum(axis=1))
+            self._lengths[scale] = lengths
+            rows /= np.maximum(lengths, 1e-30)[:, None]
+            least = np.minimum(least, rows @ rows.T)
+        self._done.add(space)
+        return least if ready else np.eye(size)
+
+    def merge(self, space: int, alike: NDArray[np.bool_]) -> None:
+        """Merge units into the first one that each is like; what is read of them is added up."""
+        np.fill_diagonal(alike, val=True)
+        leader = np.argmax(alike, axis=1)
+        leader = leader[leader]
+        kept = np.unique(leader)
+        leader = np.where(np.isin(np.arange(len(leader)), kept), np.arange(len(leader)), leader)
+        for side in self._wiring.of_space(space):
+            if side.tensor in self.weights:
+                array = self.weights[side.tensor]
+                length = self._lengths.get(side.scale, np.ones(len(leader)))
+                gain = length / np.maximum(length[leader], 1e-30)
+                self.weights[side.tensor] = (
+                    array[kept] if side.axis == 0 else _summed(array, leader, kept, gain)
+                )
+        for scale in {s.scale for s in self._wiring.of_space(space)} & set(self._lengths):
+            self._lengths[scale] = self._lengths[scale][kept]
+        self.sizes[space] = len(kept)
+
+    def _reads(self, side: Side) -> int | None:
+        return self._wiring.space_of(side.tensor, 1)
+
+    def _rows(self, side: Side) -> NDArray[np.float64]:
+        """What makes each unit, with the scale of what it reads undone."""
+        array = self.weights[side.tensor].astype(np.float64)
+        reads = next(
+            (s for s in self._wiring.sides if (s.tensor, s.axis) == (side.tensor, 1)), None
+        )
+        if reads is not None and reads.scale in self._lengths:
+            plate = array.reshape(len(array), self.sizes[reads.space], -1)
+            array = plate * self._lengths[reads.scale][None, :, None]
+        return array.reshape(len(array), -1)
 
 
 def _summed(
@@ -138,21 +173,6 @@ def _summed(
     mixing[np.searchsorted(kept, leader), np.arange(len(leader))] = gain
     summed = np.einsum("ku,oup->okp", mixing, plate, optimize=True)
     return np.asarray(summed.reshape(array.shape[0], -1, *array.shape[2:]))
-
-
-def _closeness(
-    makers: list[Side], weights: Weights, size: int
-) -> tuple[NDArray[np.float64], dict[int, NDArray[np.float64]]]:
-    """The least cosine of two units over all that makes them, and each unit's length by scale."""
-    least = np.ones((size, size))
-    lengths = {}
-    for scale in {s.scale for s in makers}:
-        parts = [weights[s.tensor].reshape(size, -1) for s in makers if s.scale == scale]
-        rows = np.concatenate(parts, axis=1).astype(np.float64)
-        lengths[scale] = np.sqrt(np.square(rows).sum(axis=1))
-        rows /= np.maximum(lengths[scale], 1e-30)[:, None]
-        least = np.minimum(least, rows @ rows.T)
-    return least, lengths
 
 
 def require_some(suspect: Weights) -> None:
