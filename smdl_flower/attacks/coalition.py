@@ -18,7 +18,7 @@ from smdl_flower.weights import Weights
 class ExtrapolateOptions(Section):
     """Settings of ``extrapolate``."""
 
-    factor: float = Field(1.0, ge=0.0, le=10.0, description="how far to leave the first copy")
+    factor: float = Field(2.0, ge=0.0, le=10.0, description="how far to leave the first copy")
 
 
 class LocaliseZeroOptions(Section):

@@ -1,8 +1,11 @@
 """A thief trains a copy on images of its own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smdl_flower import data, models, training
 from smdl_flower.attacks import catalogue, finetuning
@@ -98,3 +101,106 @@ def test_a_setting_no_training_can_take_is_refused(setting: dict[str, Scalar]) -
     options: dict[str, Scalar] = {"data": "digits", "images": 8, "epochs": 1, **setting}
     with pytest.raises(ConfigError):
         catalogue.run("fine-tune", [copy], spec, options)
+
+
+FAST: dict[str, Scalar] = {"data": "digits", "images": 64, "epochs": 1}
+
+
+def run(name: str, **settings: Scalar) -> Weights:
+    return catalogue.run(name, [untrained()], SPEC, FAST | settings).weights
+
+
+@pytest.mark.parametrize("name", ["fine-tune-last", "retrain-last"])
+def test_only_the_last_layer_is_trained(name: str) -> None:
+    tuned, copy = run(name), untrained()
+    changed = {key for key in copy if not np.array_equal(tuned[key], copy[key])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("name", ["retrain-last", "retrain-all"])
+def test_a_new_last_layer_has_forgotten_the_old_one(name: str) -> None:
+    copy = untrained()
+    fresh = finetuning.new_last_layer(copy, SPEC, 1)
+    assert all(np.array_equal(fresh[k], copy[k]) for k in copy if not k.startswith("head"))
+    assert abs(np.corrcoef(fresh["head.weight"].ravel(), copy["head.weight"].ravel())[0, 1]) < 0.15
+    bound = 1 / 160**0.5
+    assert bound / 2 < np.abs(fresh["head.weight"]).max() <= bound
+    tuned = run(name, **{"learning-rate": 1e-9})
+    assert all(np.allclose(tuned[k], fresh[k], atol=1e-6) for k in copy)
+
+
+TRAINING = [
+    "fine-tune-last",
+    "fine-tune",
+    "fine-tune-adam",
+    "retrain-last",
+    "retrain-all",
+    "fine-tune-high-rate",
+    "fine-tune-decay",
+    "fine-tune-adversarial",
+    "fine-tune-smoothing",
+    "fine-tune-label-noise",
+    "transfer",
+]
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_of_every_kind_learns(name: str) -> None:
+    settings: dict[str, Scalar] = {"images": 256, "epochs": 8}
+    rate = 0.003 if name == "fine-tune-adam" else 0.1 if "last" in name else 0.05
+    stolen = catalogue.run(name, [untrained()], SPEC, FAST | settings | {"learning-rate": rate})
+    images = finetuning.thief_images(options(images=256), 8)
+    before = training.evaluate(models.from_weights(SPEC, untrained()), images)
+    after = training.evaluate(stolen.model, images)
+    assert after.accuracy > before.accuracy + 0.1
+    assert after.loss < before.loss
+
+
+def test_training_of_each_kind_is_another_kind() -> None:
+    results = [run(name) for name in TRAINING]
+    assert (
+        len({r["head.weight"].tobytes() for r in results}) == len(set(TRAINING)) - 1
+    )  # in one epoch transfer to the same data is retraining of all layers
+    assert np.array_equal(run("transfer")["head.weight"], run("retrain-all")["head.weight"])
+
+
+def test_settings_of_zero_are_plain_fine_tuning() -> None:
+    plain = run("fine-tune")
+    for name, key, value in (
+        ("fine-tune-adversarial", "step", 0.0),
+        ("fine-tune-smoothing", "smoothing", 0.0),
+        ("fine-tune-decay", "weight-decay", 5e-4),
+    ):
+        same = run(name, **{key: value})
+        assert all(np.array_equal(same[k], plain[k]) for k in plain), name
+
+
+def test_a_strong_decay_shrinks_weights() -> None:
+    def size(weights: Weights) -> float:
+        return float(np.linalg.norm(weights["hidden.weight"]))
+
+    assert size(run("fine-tune-decay", **{"weight-decay": 1.0})) < 0.97 * size(run("fine-tune"))
+
+
+def test_transfer_to_a_task_of_other_classes_changes_the_last_layer(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(1)
+    for label in ("cat", "dog", "owl"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            pixels = rng.integers(256, size=(8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    stolen = catalogue.run(
+        "transfer",
+        [untrained()],
+        SPEC,
+        {"data": "imagefolder", "data-dir": str(tmp_path), "images": 8, "epochs": 1},
+    )
+    assert stolen.weights["head.weight"].shape == (3, 160)
+    assert stolen.model(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
+
+
+def test_training_that_diverges_is_refused() -> None:
+    with pytest.raises(ConfigError, match="learning-rate: 1e\\+30 is not allowed; training div"):
+        run("fine-tune", **{"learning-rate": 1e30})
