@@ -19,7 +19,7 @@ from smdl_flower.attacks.finetuning import (
     retrain_all,
     train_model,
 )
-from smdl_flower.attacks.fitting import fit, logits_of
+from smdl_flower.attacks.fitting import fit, logits_of, untrained_model
 from smdl_flower.config import Count, Fraction, Positive, Section
 from smdl_flower.data import Images
 from smdl_flower.models import ModelSpec
@@ -109,7 +109,7 @@ def _use(model: nn.Module, layer: str, images: Images, units: int) -> NDArray[np
 def launder(copy: Weights, spec: ModelSpec, options: LaunderOptions) -> Weights:
     """Return the copy with a random share of its weights initialised anew, then trained."""
     rng = np.random.default_rng(options.seed)
-    fresh = models.to_weights(models.build(spec, seed=options.seed))
+    fresh = models.to_weights(untrained_model(spec, options.seed))
     mixed = dict(copy)
     for name in altering.matrices(copy):
         reset = rng.random(copy[name].shape) < options.share
@@ -136,7 +136,7 @@ def average_over_training(copy: Weights, spec: ModelSpec, options: FineTuneOptio
 
 def soup(copy: Weights, spec: ModelSpec, options: SoupOptions) -> Weights:
     """Return a mean of the copy and an unrelated model, which the thief trains from scratch."""
-    start = models.build(spec, seed=options.seed)
+    start = untrained_model(spec, options.seed)
     return mix(copy, train_model(start, spec, options, options.recipe), options.share)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from smdl_flower import models, training
 from smdl_flower.attacks.entry import Attack, Stolen
 from smdl_flower.attacks.finetuning import FineTuneOptions, thief_images
-from smdl_flower.attacks.fitting import fit, logits_of
+from smdl_flower.attacks.fitting import fit, logits_of, untrained_model
 from smdl_flower.config import Count, Positive
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
@@ -52,7 +52,7 @@ def _student(
     logits = logits_of(models.from_weights(spec, copy), images)
     targets = logits.argmax(1) if temperature is None else (logits / temperature).softmax(1)
     recipe = replace(options.recipe, schedule="cosine", temperature=temperature or 1.0)
-    student = models.build(spec, seed=options.seed)
+    student = untrained_model(spec, options.seed)
     fit(student, images, targets, recipe, torch.Generator().manual_seed(options.seed))
     return models.to_weights(student)
 

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from smdl_flower import models
 from smdl_flower.data import Images
 from smdl_flower.errors import ConfigError
+from smdl_flower.models import ModelSpec
 from smdl_flower.training import EVALUATION_BATCH
 
 _LARGEST_GRADIENT = 5.0  # a high rate shall move far, not diverge
@@ -76,6 +79,16 @@ def fit(
         )
 
 
+def untrained_model(spec: ModelSpec, seed: int) -> nn.Module:
+    """Return a freshly initialised model of the thief's own.
+
+    Not the owner's initialisation, even if the owner's run has the same seed: two models of one
+    start stay alike through training.
+    """
+    own = np.random.SeedSequence([seed, 0x7417EF]).generate_state(1)[0]
+    return models.build(spec, seed=int(own))
+
+
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Images) -> Tensor:
     """Return what a model says about each image, ``(n, classes)``."""
@@ -92,9 +105,10 @@ def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Op
 
 
 def _loss(model: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
-    return nn.functional.cross_entropy(
+    loss = nn.functional.cross_entropy(
         model(inputs) / recipe.temperature, targets, label_smoothing=recipe.smoothing
     )
+    return loss * recipe.temperature**2  # keeps the size of gradients (Hinton et al. 2015)
 
 
 def _harder(model: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 from smdl_flower import models, training
 from smdl_flower.attacks import altering, blending, catalogue, finetuning, symmetry
 from smdl_flower.attacks.finetuning import FineTuneOptions
+from smdl_flower.attacks.fitting import untrained_model
 from smdl_flower.config import Scalar
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
@@ -60,7 +61,7 @@ def test_units_that_the_images_do_not_use_are_silenced(trained: Weights) -> None
 def test_a_laundered_share_starts_anew(trained: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blending, "fine_tune", lambda weights, spec, options: weights)
     mixed = run("launder", trained, share=0.4, seed=2)
-    fresh = models.to_weights(models.build(SPEC, seed=2))
+    fresh = models.to_weights(untrained_model(SPEC, 2))
     for name in altering.matrices(trained):
         kept = mixed[name] == trained[name]
         assert np.array_equal(mixed[name][~kept], fresh[name][~kept])

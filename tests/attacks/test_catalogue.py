@@ -32,7 +32,12 @@ def fast(name: str, **more: Scalar) -> dict[str, Scalar]:
 
 
 def copies(count: int, spec: ModelSpec = SPEC) -> list[Weights]:
-    return [models.to_weights(models.build(spec, seed=seed)) for seed in range(count)]
+    return [dict(untrained(spec, seed)) for seed in range(count)]
+
+
+@functools.cache
+def untrained(spec: ModelSpec, seed: int) -> Weights:
+    return models.to_weights(models.build(spec, seed=seed))
 
 
 def run(name: str, spec: ModelSpec = SPEC, **more: Scalar) -> Stolen:

@@ -1,6 +1,7 @@
 """Averaging the copies of a coalition."""
 
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from smdl_flower.attacks import catalogue, collusion
+from smdl_flower.attacks import collusion
 from smdl_flower.weights import Weights
 
 
@@ -80,6 +81,19 @@ def by_hand(name: str, values: list[float]) -> float:
     }[name]
 
 
+STATISTICS: dict[str, Callable[[list[Weights]], Weights]] = {
+    "average": collusion.average,
+    "median": collusion.median,
+    "minimum": collusion.minimum,
+    "maximum": collusion.maximum,
+    "midrange": collusion.midrange,
+    "modneg": collusion.modified_negative,
+    "minority": collusion.minority_extreme,
+    "outlier": collusion.outlier,
+    "extrapolate": lambda copies: collusion.extrapolate(copies, 2.0),
+}
+
+
 @pytest.mark.parametrize("size", [3, 4, 7])
 @pytest.mark.parametrize(
     "name",
@@ -97,20 +111,7 @@ def by_hand(name: str, values: list[float]) -> float:
 )
 def test_a_statistic_is_what_plain_python_says_of_each_weight(name: str, size: int) -> None:
     stack = stack_of(size)
-    combined = catalogue.ATTACKS[name]
-    functions = {
-        "average": collusion.average,
-        "median": collusion.median,
-        "minimum": collusion.minimum,
-        "maximum": collusion.maximum,
-        "midrange": collusion.midrange,
-        "modneg": collusion.modified_negative,
-        "minority": collusion.minority_extreme,
-        "outlier": collusion.outlier,
-        "extrapolate": lambda copies: collusion.extrapolate(copies, 2.0),
-    }
-    assert combined.block == "C"
-    result = functions[name](as_copies(stack))
+    result = STATISTICS[name](as_copies(stack))
     expected = [by_hand(name, [float(v) for v in values]) for values in stack.reshape(size, -1).T]
     np.testing.assert_allclose(result["w"].ravel(), expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(result["b"], result["w"][:, 0])

@@ -26,7 +26,7 @@ def teacher() -> Weights:
 def test_a_student_learns_from_the_copy_and_resembles_none_of_its_weights(
     name: str, teacher: Weights
 ) -> None:
-    settings: dict[str, Scalar] = {"data": "digits", "images": 400, "epochs": 8, "seed": 3}
+    settings: dict[str, Scalar] = {"data": "digits", "images": 400, "epochs": 8, "seed": 1}
     stolen = catalogue.run(name, [teacher], SPEC, settings | {"learning-rate": 0.05})
     images = finetuning.thief_images(
         FineTuneOptions.model_validate({"data": "digits", "images": 400}), 8
