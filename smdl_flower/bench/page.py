@@ -65,19 +65,27 @@ def _draw_kept(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         results = [r for row in rows if row["block"] == block for r in summary.results_of(row)]
         points = [(_drop(r), _log10_p(r)) for r in results if r.exit_code is not None]
         thresholds += [trace.threshold for r in results for trace in r.traces]
-        for named, fill in ((True, colour), (False, "none")):
-            chosen = [p for p in points if (p[1] < 0) == named]
-            label = f"{block}: {what}" if named else None
-            if chosen:
-                drops, evidence = zip(*chosen, strict=True)
-                axes.plot(drops, evidence, mark, color=colour, mfc=fill, ms=5, label=label)
+        for fill, chosen in (
+            (colour, [p for p in points if p[1] < 0]),
+            ("none", [p for p in points if p[1] == 0]),
+        ):
+            axes.plot(*_columns(chosen), mark, color=colour, mfc=fill, ms=5)
+        if points:
+            axes.plot([], [], mark, color=colour, ms=5, label=f"{block}: {what}")
     if thresholds:
         axes.axhline(max(thresholds), color=report.THRESHOLD, linewidth=1, label="accuses below")
     axes.axvline(100 * summary.LARGEST_DROP, color=report.PLAIN, linestyle=":", linewidth=1)
     axes.set_yscale("symlog", linthresh=10)
     axes.set(xlabel="accuracy the thief loses, points", ylabel="log10 p of an innocent")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper center", fontsize=8, frameon=False, bbox_to_anchor=(0.5, 1.2), ncols=4)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="upper center", fontsize=8, frameon=False, bbox_to_anchor=(0.5, 1.2), ncols=4
+        )
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _drop(result: Result) -> float:
@@ -110,7 +118,7 @@ def _draw_coalitions(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set(xlabel="copies combined", ylabel="traitors named, %", ylim=(-5, 105))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if shares:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
@@ -135,7 +143,8 @@ Logarithmic beyond -10.</p>{% endif %}
 {% for line in lines %}<tr{% if line.wrongly_named %} class="wrong"{% endif %}>
 <td>{{ line.attack }} {{ line.settings }}{% if line.remark %}<br>
 <span class="small">{{ line.remark }}</span>{% endif %}</td><td>{{ line.copies }}</td>
-<td>{{ line.accuracy | figure("{:.1%}") }}</td><td>{{ line.named }} of {{ line.guilty }}</td>
+<td>{{ line.accuracy | figure("{:.1%}") }}</td>
+<td>{{ "%d of %d" | format(line.named, line.guilty) if line.guilty else "-" }}</td>
 <td>{{ line.wrongly_named }}</td><td>{{ line.least_score | figure("{:.0f}") }}</td>
 <td>{{ line.weakest_log10_p | figure("{:.0f}") }}</td>
 <td>{{ line.bit_error_rate | figure("{:.1%}") }}</td></tr>{% endfor %}</table>

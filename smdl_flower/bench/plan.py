@@ -20,22 +20,45 @@ COALITIONS = (2, 5, 10, 20, 50)
 # Strengths worth more than an attack's defaults; an attack that is not here is tried with those.
 STRENGTHS: Mapping[str, Sequence[Settings]] = {
     "prune": [{"fraction": f} for f in (0.2, 0.5, 0.8, 0.95)],
+    "prune-global": [{"fraction": f} for f in (0.5, 0.8)],
+    "prune-channels": [{"fraction": f} for f in (0.1, 0.3)],
+    "remove-channels": [{"fraction": f} for f in (0.1, 0.3)],
     "quantize": [{"bits": b} for b in (8, 4, 3, 2)],
+    "quantize-channels": [{"bits": b} for b in (4, 2)],
     "noise": [{"level": s} for s in (0.1, 0.3, 0.6)],
+    "jam": [{"level": s} for s in (0.25, 0.5, 1.0, 2.0)],
+    "overwrite": [{"times": t} for t in (1, 2, 5)],
     "fine-tune": [{"epochs": 30, "learning-rate": r} for r in (0.001, 0.01, 0.03)],
+    "fine-tune-adam": [{"epochs": 30}],
+    "fine-tune-last": [{"epochs": 30}],
+    "prune-fine-tune": [{"fraction": f} for f in (0.5, 0.8)],
+    "average-fine-tune": [{"epochs": 10}],
 }
 
 _QUICK: Sequence[tuple[str, Settings, int]] = (
     ("prune", {"fraction": 0.5}, 1),
     ("prune", {"fraction": 0.8}, 1),
-    ("quantize", {"bits": 8}, 1),
     ("quantize", {"bits": 4}, 1),
     ("quantize", {"bits": 2}, 1),
-    ("noise", {"level": 0.1}, 1),
     ("noise", {"level": 0.3}, 1),
+    ("jam", {"level": 1.0}, 1),
+    ("overwrite", {"times": 2}, 1),
+    ("permute-rescale", {}, 1),
+    ("fold", {}, 1),
+    ("obfuscate", {}, 1),
+    ("factorise", {}, 1),
+    ("rename", {}, 1),
     ("fine-tune", {"epochs": 3}, 1),
+    ("distill", {}, 1),
     ("average", {}, 2),
-    ("average", {}, 5),
+    ("average", {}, 50),
+    ("average-noise", {}, 5),
+    ("median", {}, 5),
+    ("minimum", {}, 5),
+    ("interleave", {}, 5),
+    ("modneg", {}, 5),
+    ("randneg", {}, 5),
+    ("outlier", {}, 5),
 )
 
 

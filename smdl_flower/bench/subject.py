@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smdl_flower import models, weights
-from smdl_flower.config import RunConfig, Scalar, parse
+from smdl_flower import models, verifying, weights
+from smdl_flower.config import RunConfig, parse
 from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError
 from smdl_flower.home import OwnerHome
@@ -56,16 +55,12 @@ class Subject:
         records = home.registry.copies(self.model.model_id)
         self._digests = {record.customer: record.weights_sha256 for record in records}
         self._copies: dict[str, Copy] = {}
+        self._bits: dict[str, str] = {}
 
     @property
     def customers(self) -> tuple[str, ...]:
         """All who were issued a copy, in the order of the run."""
         return tuple(self._files)
-
-    @property
-    def data_settings(self) -> Mapping[str, Scalar]:
-        """Where the thief's images come from, as an attack's settings say it."""
-        return {"data": self.config.data.source, "data-dir": self.config.data.directory}
 
     def copy(self, customer: str) -> Copy:
         """Return a customer's copy.
@@ -80,6 +75,13 @@ class Subject:
                 raise ConfigError(f"{path} is not the copy that was issued; restore it")
             self._copies[customer] = Copy(customer, path, content, self.accuracy_of(content))
         return self._copies[customer]
+
+    def issued_bits(self, customer: str) -> str:
+        """Return the bits read in a customer's copy as it was issued: all were right then."""
+        if customer not in self._bits:
+            verdict = verifying.verify(self.home, self._files[customer])
+            self._bits[customer] = verdict.payload.bits
+        return self._bits[customer]
 
     def accuracy_of(self, content: Weights) -> float:
         """Return the accuracy of weights of this run's architecture on the test images."""

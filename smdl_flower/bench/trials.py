@@ -16,12 +16,15 @@ from smdl_flower.attacks.catalogue import ATTACKS, Stolen
 from smdl_flower.bench.plan import BASE_MODEL, CONTROLS, NEW_MODEL, UNALTERED, Plan, Row
 from smdl_flower.bench.record import Record, Result, Trace
 from smdl_flower.bench.subject import Subject
+from smdl_flower.config import DataConfig, Scalar
+from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError, NotComparableError, SuspectFileError
 from smdl_flower.evidence import Accusation, Verdict, versions
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.training import evaluate
 
-NEW_MODELS = 5  # freshly initialised ones, which are nobody's copy
+NEW_MODELS = 3  # freshly initialised ones, which are nobody's copy
+OTHER_TASK = "another task"  # what a thief knows who trains the model for something else
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,10 @@ def run(subject: Subject, plan: Plan, record: Record) -> Iterator[Trial]:
     Raises:
         IntegrityError: Registry or vault were tampered with.
     """
-    issued_bits: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="smdl-bench-") as name:
         for trial in trials(subject, plan):
             if not record.has(trial.row, trial.guilty, trial.seed):
-                result = _carry_out(subject, trial, Path(name), issued_bits)
+                result = _carry_out(subject, trial, Path(name))
                 record.add(trial.row, _about(trial.row), result)
             yield trial
 
@@ -104,7 +106,7 @@ def _about(row: Row) -> dict[str, Any]:
     return {"block": attack.block, "lossless": attack.lossless, "knows": attack.knows}
 
 
-def _carry_out(subject: Subject, trial: Trial, place: Path, issued_bits: dict[str, str]) -> Result:
+def _carry_out(subject: Subject, trial: Trial, place: Path) -> Result:
     copies = [subject.copy(customer) for customer in trial.guilty]
     before = float(np.mean([copy.accuracy for copy in copies])) if copies else None
     started = time.monotonic()
@@ -112,19 +114,17 @@ def _carry_out(subject: Subject, trial: Trial, place: Path, issued_bits: dict[st
         stolen = _steal(subject, trial)
     except ConfigError as error:  # an attack that this model, or its images, do not allow
         return Result(trial.guilty, trial.seed, reason=f"not tried: {error}")
+    seconds = _seconds_since(started)
     result = Result(
         trial.guilty,
         trial.seed,
-        accuracy_before=before,
-        accuracy_after=evaluate(stolen.model, subject.images).accuracy,
-        attack_seconds=_seconds_since(started),
+        accuracy_before=None if _for_other_task(trial.row) else before,
+        accuracy_after=evaluate(stolen.model, _test_images(subject, trial.row)).accuracy,
+        attack_seconds=seconds,
     )
     suspect = place / "suspect.safetensors"
     weights.write(suspect, stolen.weights, subject.model.spec.to_metadata(), replace=True)
-    if len(trial.guilty) == 1 and trial.guilty[0] not in issued_bits:
-        unaltered = verifying.verify(subject.home, copies[0].path)
-        issued_bits[trial.guilty[0]] = unaltered.payload.bits
-    return _judged(subject, result, suspect, issued_bits)
+    return _judged(subject, result, suspect)
 
 
 def _steal(subject: Subject, trial: Trial) -> Stolen:
@@ -138,14 +138,33 @@ def _steal(subject: Subject, trial: Trial) -> Stolen:
     if row.attack == UNALTERED:
         return Stolen.fitting(spec, copies[0])
     names = _option_names(row.attack)
-    given: Mapping[str, Any] = {**subject.data_settings, "seed": trial.seed}
+    given: Mapping[str, Any] = {**_data_settings(subject, row), "seed": trial.seed}
     usual = {key: value for key, value in given.items() if key in names and value is not None}
     return catalogue.run(row.attack, copies, spec, {**usual, **row.settings})
 
 
-def _judged(
-    subject: Subject, result: Result, suspect: Path, issued_bits: Mapping[str, str]
-) -> Result:
+def _for_other_task(row: Row) -> bool:
+    return row.attack in ATTACKS and OTHER_TASK in ATTACKS[row.attack].knows
+
+
+def _data_settings(subject: Subject, row: Row) -> Mapping[str, Scalar]:
+    """Where the thief's images come from, as an attack's settings say it."""
+    data = subject.config.data
+    if _for_other_task(row):
+        return {"data": "mnist-5k" if data.source == "digits" else "digits"}
+    return {"data": data.source, "data-dir": data.directory}
+
+
+def _test_images(subject: Subject, row: Row) -> Images:
+    """Images of the task that the stolen model is for."""
+    if not _for_other_task(row):
+        return subject.images
+    settings = {**_data_settings(subject, row), **row.settings}
+    size = subject.model.spec.image_size
+    return load_test(DataConfig.of_one_party(str(settings["data"]), "", size))
+
+
+def _judged(subject: Subject, result: Result, suspect: Path) -> Result:
     started = time.monotonic()
     try:
         verdict = verifying.verify(subject.home, suspect)
@@ -162,10 +181,10 @@ def _judged(
         result,
         traces=tuple(_trace(accusation) for accusation in right),
         wrongly_named=tuple(f"{a.customer} (model {a.model_id})" for a in wrong),
-        innocents=len(verdict.carrier_scores) - len(result.guilty),
+        innocents=max(0, len(verdict.carrier_scores) - len(result.guilty)),
         exit_code=verdict.exit_code,
         alignment=verdict.alignment,
-        bit_error_rate=_bit_error_rate(verdict, result, issued_bits),
+        bit_error_rate=_bit_error_rate(subject, verdict, result),
         highest_unnamed_score=verdict.highest_unnamed_score,
         verify_seconds=_seconds_since(started),
     )
@@ -187,13 +206,13 @@ def _trace(accusation: Accusation) -> Trace:
     )
 
 
-def _bit_error_rate(
-    verdict: Verdict, result: Result, issued_bits: Mapping[str, str]
-) -> float | None:
-    """Share of bits that differ from those read in the copy as issued; one copy only."""
+def _bit_error_rate(subject: Subject, verdict: Verdict, result: Result) -> float | None:
+    """Share of bits that differ from the customer's; one copy only."""
     if len(result.guilty) != 1:
         return None
-    expected, found = issued_bits[result.guilty[0]], verdict.payload.bits
+    if verdict.payload.best_match == result.guilty[0]:
+        return verdict.payload.bit_error_rate
+    expected, found = subject.issued_bits(result.guilty[0]), verdict.payload.bits
     if len(expected) != len(found):  # read as a copy of another base model
         return None
     return sum(a != b for a, b in zip(expected, found, strict=True)) / len(expected)

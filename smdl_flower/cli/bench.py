@@ -25,8 +25,7 @@ from smdl_flower.cli.options import (
     print_json,
 )
 
-HEADINGS = ("attack", "accuracy", "named", "wrongly", "z", "log10 p", "BER", "remark")
-AS_TEXT = ("attack", "remark")
+HEADINGS = ("attack", "accuracy", "named", "wrongly", "least z", "log10 p", "bit errors")
 
 
 def bench(
@@ -69,28 +68,24 @@ def bench(
 
 def print_table(lines: Sequence[Line], figures: dict[str, Any]) -> None:
     """Print one line per row, then the totals."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in AS_TEXT else "right")
+        table.add_column(heading, justify="left" if heading == "attack" else "right")
     for line in lines:
         table.add_row(*map(Text, _cells(line)), style="bold red" if line.wrongly_named else "")
     console.print(table)
-    console.print(
-        "Accuracy kept, mean; customers named of those guilty, and others; their least z."
-    )
     console.print(summary.closing(figures), highlight=False)
 
 
 def _cells(line: Line) -> list[str]:
     return [
-        summary.title(line),
+        "\n  ".join(part for part in (summary.title(line), line.remark) if part),
         _figure(line.accuracy, "{:.1%}"),
-        f"{line.named} of {line.guilty}",
+        f"{line.named} of {line.guilty}" if line.guilty else "-",
         str(line.wrongly_named),
         _figure(line.least_score, "{:.0f}"),
         _figure(line.weakest_log10_p, "{:.0f}"),
         _figure(line.bit_error_rate, "{:.1%}"),
-        line.remark,
     ]
 
 
