@@ -8,6 +8,7 @@ from smdl_flower.attacks import (
     coalition,
     distilling,
     finetuning,
+    hiding,
     obfuscation,
     overwriting,
 )
@@ -19,7 +20,7 @@ from smdl_flower.weights import Weights
 
 __all__ = ["ATTACKS", "Attack", "Stolen", "run"]
 
-_MODULES = (altering, obfuscation, overwriting, finetuning, blending, distilling, coalition)
+_MODULES = (altering, obfuscation, overwriting, finetuning, blending, distilling, hiding, coalition)
 
 ATTACKS: dict[str, Attack] = {
     attack.name: attack for module in _MODULES for attack in module.ENTRIES

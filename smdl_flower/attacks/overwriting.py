@@ -114,7 +114,8 @@ def diagonal_fisher(
 ) -> dict[str, NDArray[np.float64]]:
     """Return the mean squared gradient of each parameter, on noise and the model's own labels."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = dict(model.named_parameters())
+    # a frozen parameter can be altered like any other
+    parameters = {n: p.requires_grad_(True) for n, p in model.named_parameters()}
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for _ in range(samples):
         logits = model(torch.randn(1, *input_shape, generator=generator))

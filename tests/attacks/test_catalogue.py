@@ -21,7 +21,7 @@ RESNET = ModelSpec("resnet8", channels=1, classes=10, image_size=8)
 FAST: dict[str, Scalar] = {"data": "digits", "images": 32, "epochs": 1, "samples": 4}
 KNOW_STRUCTURE = sorted(
     [a.name for a in ATTACKS.values() if a.knows == "the structure of the model"]
-    + ["fine-prune", "average-permute", "average-one-permuted"]
+    + ["fine-prune", "average-permute", "average-one-permuted", "jam-hide", "fine-tune-hide"]
 )
 ANY_STRUCTURE = ["low-rank-layers", "factorise"]
 

@@ -115,3 +115,16 @@ def test_the_marks_payload_can_be_read_by_whoever_drew_it() -> None:
     read = np.bincount(groups, signed * marked, 64) / norms
     bits = again.choice([-1.0, 1.0], 64)
     np.testing.assert_allclose(read, bits * 0.2 / 2**0.5 * (50_000 / 64) ** 0.5, rtol=1e-9)
+
+
+def test_a_frozen_weight_is_altered_like_any_other() -> None:
+    spec = ModelSpec("tests.attacks.test_overwriting:frozen", 1, 10, 8)
+    copy = models.to_weights(models.build(spec, seed=1))
+    altered = overwriting.jam(copy, spec, JamOptions(samples=4))
+    assert not np.array_equal(altered["1.weight"], copy["1.weight"])
+
+
+def frozen(channels: int, classes: int) -> torch.nn.Module:
+    """A network of which nothing is to be trained."""
+    layers = torch.nn.Flatten(), torch.nn.Linear(64 * channels, classes)
+    return torch.nn.Sequential(*layers).requires_grad_(False)
