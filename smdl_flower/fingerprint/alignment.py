@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from smdl_flower.errors import NotComparableError
@@ -27,6 +28,7 @@ from smdl_flower.weights import Weights
 LEAST_MATCHED = 0.02
 _WORTH_SCALING = 0.9  # of the deviation from w0 must remain at most, beyond what any fit removes
 _OUTLIER = 4.0  # standard deviations of w0
+_LARGEST = float(np.finfo(np.float32).max)
 _CHANCE = 1.2  # times the cosine that the best of n unrelated rows would reach
 _SMALLEST_JUDGED = 500  # weights; of fewer, chance makes any of tensors look alike
 
@@ -74,13 +76,15 @@ def align(module: nn.Module, base: Weights, suspect: Weights) -> Aligned:
         ('permutation', True)
     """
     suspect = {name: array for name, array in suspect.items() if array.size}
-    renamed = renaming.rename(base, suspect)
+    with np.errstate(all="ignore"):
+        renamed = renaming.rename(base, suspect)
     try:
         wiring = Wiring.of(module)
     except NotComparableError:
         return _without_wiring(base, renamed)
-    work = _Work(wiring, base, renamed)
-    return work.result()
+    # A suspect may hold anything; what overflows matches nothing and ends as a large finite value.
+    with np.errstate(all="ignore"):
+        return _Work(wiring, base, renamed).result()
 
 
 def _without_wiring(base: Weights, renamed: renaming.Renamed) -> Aligned:
@@ -150,7 +154,7 @@ class _Work:
             after = float(np.median(np.abs(restored - base)[kept])) if kept.any() else 0.0
             fitted = (base.shape[0] + base.shape[1]) / base.size
             if after < (_WORTH_SCALING - fitted) * before:
-                result[name] = np.asarray(restored, dtype=np.float32)
+                result[name] = restored
                 scales[self._scale(name)] = gains.rows
         return result | self._rescaled_vectors(arrays, scales)
 
@@ -159,7 +163,7 @@ class _Work:
     ) -> dict[str, Array]:
         """Biases, divided by the scale of their units."""
         return {
-            name: np.asarray(array / scales[self._scale(name)][:, None, None], dtype=np.float32)
+            name: array / scales[self._scale(name)][:, None, None]
             for name, array in arrays.items()
             if array[0].size == 1 and self._scale(name) in scales
         }
@@ -182,10 +186,11 @@ class _Work:
         chance = _CHANCE * math.sqrt(2 * math.log(len(base)) / base[0].size)
         return cosine < max(0.05, chance)
 
-    def _shaped(self, name: str, arrays: dict[str, Array]) -> Array:
+    def _shaped(self, name: str, arrays: dict[str, Array]) -> NDArray[np.float32]:
         shape = self._base[name].shape
         if name in arrays:
-            return arrays[name].reshape(shape)
+            bounded = np.clip(np.nan_to_num(arrays[name]), -_LARGEST, _LARGEST)
+            return bounded.reshape(shape).astype(np.float32)
         if name in self._suspect and self._suspect[name].shape == shape:
             return self._suspect[name]
         return np.zeros(shape, dtype=np.float32)

@@ -17,15 +17,17 @@ from smdl_flower.errors import NotComparableError
 from smdl_flower.fingerprint.wiring import Side, Wiring
 from smdl_flower.weights import Weights
 
-Array = NDArray[np.float32]
+Array = NDArray[np.float64]  # squares of any float32 fit
 Picks = NDArray[np.int64]
 Plates = dict[str, Array]
 
-ROUNDS = 12
+ROUNDS = 8
 _LARGEST_COSINE = 1 - 1e-6
 _IDENTITY_BONUS = 1e-6  # units without any weights keep their place
 _SCALING_STEPS = 6
 _UNPRUNED = 0.98  # share of non-zero weights from which a tensor counts as not pruned
+_TINY = 1e-150
+_PRIOR = 40  # weights that the whole tensor counts for in a row's variance
 _STEP_LIMITS = (0.2, 5.0)
 
 
@@ -54,7 +56,9 @@ def plates(wiring: Wiring, weights: Weights, sizes: dict[int, int]) -> Plates:
         if name in weights:
             space = wiring.space_of(name, 1)
             reads = 1 if space is None else sizes[space]
-            result[name] = weights[name].reshape(weights[name].shape[0], reads, -1)
+            result[name] = (
+                weights[name].reshape(weights[name].shape[0], reads, -1).astype(np.float64)
+            )
     return result
 
 
@@ -97,7 +101,7 @@ class Matching:
 
     def scale_of(self, scale: int, size: int) -> Array:
         """Return the scale of activations, as far as it is known from the input side."""
-        return self._scales.get(scale, np.ones(size, dtype=np.float32))
+        return self._scales.get(scale, np.ones(size))
 
     def _free(self) -> list[int]:
         return [s for s in self._wiring.sizes if s not in self._wiring.pinned]
@@ -185,7 +189,7 @@ def likelihood_ratio(base: Array, suspect: Array) -> NDArray[np.float64]:
     """Return how much better each pair of rows fits as scaled copies, ``(n, n')``.
 
     Example:
-        >>> rows = np.eye(3, dtype=np.float32)
+        >>> rows = np.eye(3)
         >>> (likelihood_ratio(rows, 5 * rows[[2, 0, 1]]) > 1).astype(int).tolist()
         [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
     """
@@ -201,6 +205,7 @@ def assign(gain: NDArray[np.float64]) -> Picks:
     as many unrelated ones is no pair.
     """
     size, count = gain.shape
+    gain = np.nan_to_num(gain, posinf=0.0)  # of weights too large or too small to compute with
     preferred = gain + _IDENTITY_BONUS * np.eye(size, count)
     rows, columns = linear_sum_assignment(preferred, maximize=True)
     picks = np.full(size, -1, dtype=np.int64)
@@ -217,38 +222,43 @@ def fit_gains(base: Array, suspect: Array) -> Gains:
     base model's units, so that a row that was scaled up counts no more than others.
     """
     energy: Array = np.square(base) * (suspect != 0)
-    gains = Gains(np.ones(base.shape[0], np.float32), np.ones(base.shape[1], np.float32))
+    gains = Gains(np.ones(base.shape[0]), np.ones(base.shape[1]))
     squares: Array = np.square(suspect)
     for _ in range(_SCALING_STEPS):
         rows = _ratio(np.divide(squares, gains.columns[None, :, None] ** 2), energy, (1, 2))
         columns = _ratio(squares / rows[:, None, None], energy, (0, 2))
         gains = Gains(np.sqrt(rows), np.sqrt(columns))
     for step in range(_SCALING_STEPS):
-        by_row = step % 2 == 0
-        factor = _remaining_gain(base, gains.remove(suspect), energy, (1 if by_row else 0, 2))
-        rows, columns = (factor, np.float32(1)) if by_row else (np.float32(1), factor)
-        gains = Gains(gains.rows * rows, gains.columns * columns)
+        if step % 2 == 0:
+            factor = _remaining_gain(base, gains.remove(suspect), energy, (1, 2))
+            gains = Gains(gains.rows * factor, gains.columns)
+        else:
+            factor = _remaining_gain(base, gains.remove(suspect), energy, (0, 2))
+            gains = Gains(gains.rows, gains.columns * factor)
     return gains
 
 
 def _remaining_gain(base: Array, suspect: Array, energy: Array, axes: tuple[int, ...]) -> Array:
-    """Least squares of suspect on base or, where most small weights are gone, of base on suspect.
+    """Least squares of suspect on base or, where small weights are gone, of base on suspect.
 
     Pruning keeps weights that the mark made larger, which looks like a scale if the suspect is
-    fitted; but whether a weight is kept depends on the suspect's value alone, so the base given the
-    suspect is not biased: only shrunk, by the share that is not mark in the values' variance.
+    fitted. But whether a weight is kept depends on the suspect's value alone, so the base given the
+    suspect is not biased, only shrunk, by the share of the values' variance that remains.
     """
     kept = suspect != 0
     products: Array = base * suspect
     live = kept.any(axis=(1, 2)).sum() * kept.any(axis=(0, 2)).sum() * base.shape[2]
     if np.count_nonzero(kept) >= _UNPRUNED * live:
-        return np.clip(_ratio(products, energy, axes), *_STEP_LIMITS)
-    squares: Array = np.square(suspect)
-    slope = np.float32(products.sum() / max(float(squares.sum()), 1e-30))
-    rest = np.square((base - slope * suspect)[kept], dtype=np.float64).mean() if kept.any() else 0.0
-    shrinkage = np.clip(1 - rest / np.square(base, dtype=np.float64).mean(), 0.5, 1.0)
-    factor = np.float32(shrinkage) * _ratio(squares, products, axes)
-    return np.clip(factor, *_STEP_LIMITS)
+        factor = _ratio(products, energy, axes)
+    else:
+        squares: Array = np.square(suspect)
+        slope = products.sum() / max(float(squares.sum()), _TINY)
+        rest: Array = np.square((base - slope * suspect) * kept)
+        typical = rest.sum() / max(int(kept.sum()), 1)
+        remains = (rest.sum(axis=axes) + _PRIOR * typical) / (kept.sum(axis=axes) + _PRIOR)
+        share = remains / np.maximum(np.square(base).mean(axis=axes), _TINY)
+        factor = np.clip(1 - share, 0.5, 1.0) * _ratio(squares, products, axes)
+    return np.asarray(np.clip(factor, *_STEP_LIMITS))
 
 
 def norm_ratio(base: Array, suspect: Array) -> Array:
@@ -259,7 +269,7 @@ def norm_ratio(base: Array, suspect: Array) -> Array:
 
 def _ratio(upper: Array, lower: Array, axes: tuple[int, ...]) -> Array:
     above, below = upper.sum(axis=axes), lower.sum(axis=axes)
-    usable = (below > 1e-30) & (above > 1e-30)
+    usable = (below > _TINY) & (above > _TINY)
     ratio: Array = np.divide(above, below, out=np.ones_like(above), where=usable)
     return ratio
 
@@ -277,6 +287,6 @@ def _rows(plate: Array, axis: int) -> Array:
     return np.moveaxis(plate, axis, 0).reshape(plate.shape[axis], -1)
 
 
-def _normalised(rows: Array) -> Array:
-    length = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1, keepdims=True))
-    return np.asarray(rows / np.maximum(length, 1e-30), dtype=np.float32)
+def _normalised(rows: Array) -> NDArray[np.float32]:
+    length = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    return np.asarray(rows / np.maximum(length, _TINY), dtype=np.float32)

@@ -51,7 +51,9 @@ def rename(base: Weights, suspect: Weights) -> Renamed:
     swapped = _swapped(base, arrays)
     if by_shape or swapped or any(name != source for name, source in found.items()):
         labels.append("renamed")
-    return Renamed({**arrays, **{n: arrays[s] for n, s in swapped.items()}}, tuple(labels))
+    arrays |= {n: arrays[s] for n, s in swapped.items()}
+    same = {n: a for n, a in arrays.items() if a.ndim == base[n].ndim}
+    return Renamed(same, tuple(labels))
 
 
 def _by_name(base: Weights, suspect: Weights) -> dict[str, str]:
@@ -164,7 +166,8 @@ def _swapped(base: Weights, arrays: Weights) -> dict[str, str]:
 
 def _distances(ours: list[Array], theirs: list[Array]) -> NDArray[np.float64]:
     known, found = [_invariants(a) for a in ours], [_invariants(a) for a in theirs]
-    return np.array([[float(np.linalg.norm(k - f)) for f in found] for k in known])
+    distances = [[float(np.linalg.norm(k - f)) for f in found] for k in known]
+    return np.asarray(np.nan_to_num(np.array(distances), nan=1e30, posinf=1e30))
 
 
 def _invariants(array: Array) -> NDArray[np.float64]:
@@ -178,6 +181,7 @@ def _invariants(array: Array) -> NDArray[np.float64]:
     """
     plate = array.reshape(array.shape[0], array.shape[1], -1).astype(np.float64)
     for _ in range(_BALANCING_STEPS):
+        plate = plate / max(float(np.abs(plate).max(initial=0.0)), 1e-300)
         for axis in (0, 1):
             others = tuple(i for i in range(3) if i != axis)
             norms = np.sqrt(np.square(plate).mean(axis=others, keepdims=True))

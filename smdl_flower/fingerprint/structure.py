@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smdl_flower.errors import NotComparableError
-from smdl_flower.fingerprint.matching import Array
 from smdl_flower.fingerprint.wiring import Side, Wiring
 from smdl_flower.weights import Weights
 
+Array = NDArray[np.float32]
+
+_TINY = 1e-150
 _SMALLEST_DIFFERENCE = 1e-4  # in 1 - cosine; rounding to float32 stays far below, to float16 below
 
 
@@ -125,7 +127,7 @@ class _Network:
             rows = np.concatenate([self._rows(s) for s in ready if s.scale == scale], axis=1)
             lengths = np.sqrt(np.square(rows).sum(axis=1))
             self._lengths[scale] = lengths
-            rows /= np.maximum(lengths, 1e-30)[:, None]
+            rows /= np.maximum(lengths, _TINY)[:, None]
             least = np.minimum(least, rows @ rows.T)
         self._done.add(space)
         return least if ready else np.eye(size)
@@ -141,7 +143,7 @@ class _Network:
             if side.tensor in self.weights:
                 array = self.weights[side.tensor]
                 length = self._lengths.get(side.scale, np.ones(len(leader)))
-                gain = length / np.maximum(length[leader], 1e-30)
+                gain = length / np.maximum(length[leader], _TINY)
                 self.weights[side.tensor] = (
                     array[kept] if side.axis == 0 else _summed(array, leader, kept, gain)
                 )
