@@ -1,6 +1,6 @@
 """Suspect file -> verdict.
 
-The suspect is compared with every base model of the owner that has its shapes. For each, it is
+The suspect is compared with every base model of the owner, as it lies and aligned. Each time it is
 read without any knowledge of customers; then every issued word is tested twice (carrier and
 payload), and the false-accusation bound is shared among all these tests. A thousand decoys are
 compared too: if they do not score as innocents must, nobody is accused.
@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smdl_flower import weights
+from smdl_flower import models, weights
 from smdl_flower.errors import ConfigError, NotComparableError
 from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
 from smdl_flower.fingerprint import carriers, codes, decoys, extraction
 from smdl_flower.fingerprint.accusation import Level, PayloadTest, carrier_log_p
+from smdl_flower.fingerprint.alignment import align
 from smdl_flower.fingerprint.decoys import DecoySummary
+from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
 from smdl_flower.fingerprint.keys import CustomerKey
 from smdl_flower.home import OwnerHome
 from smdl_flower.vault import BaseModel
 from smdl_flower.weights import ModelFile, Weights
 
-HYPOTHESES = 2  # carrier and payload, each without alignment
+# Carrier and payload, for the suspect as it lies and aligned; counted whether tried or not.
+HYPOTHESES = 4
 DEFAULT_BOUND = 1e-6
 
 
@@ -48,20 +51,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Examination:
-    """A suspect read against one base model, and the word of every issued copy compared.
+    """One reading of a suspect against a base model; the word of every issued copy compared.
 
     Attributes:
         model: The base model.
         reading: Of the suspect.
         comparisons: One per issued copy.
-        words: Words ever derived for this model, N; those of refused copies count too.
         decoys: How customers who were never issued a copy scored.
     """
 
     model: BaseModel
     reading: Reading
     comparisons: tuple[Comparison, ...]
-    words: int
     decoys: DecoySummary
 
     def best_score(self) -> float:
@@ -96,31 +97,57 @@ def verify(
         )
     suspect = weights.read(path)
     candidates = _candidates(home, model_id)
-    examinations = examine(home, candidates, suspect.weights)
-    return _judge(path, suspect, examinations, max_false_accusation)
+    words = sum(home.registry.words(model.model_id) for model in candidates)
+    level = Level(total=max_false_accusation, words=words, hypotheses=HYPOTHESES)
+    examinations = examine(home, candidates, suspect.weights, level)
+    return _judge(path, suspect, examinations, level)
 
 
 def examine(
-    home: OwnerHome, candidates: Sequence[BaseModel], suspect: Weights
+    home: OwnerHome, candidates: Sequence[BaseModel], suspect: Weights, level: Level
 ) -> list[Examination]:
-    """Read a suspect against each base model that fits it and compare all issued words.
+    """Read a suspect against each base model and compare all issued words.
+
+    A suspect that accuses nobody as it lies is aligned to each base model and read again. That the
+    second reading depends on the outcome of the first costs nothing: both are counted.
 
     Raises:
-        NotComparableError: None fits (the message says what was expected and found), or decoys do
-            not score as they must.
+        NotComparableError: No base model fits (the message says what was expected and found), or
+            decoys do not score as they must.
     """
-    examinations, misfits = [], []
-    for model in candidates:
-        mark = model.mark(home.key)
-        try:
-            reading = extraction.read(mark, suspect)
-        except NotComparableError as error:
-            misfits.append(f"model {model.model_id}: {error}")
-            continue
-        examinations.append(_compare_all(home, model, reading, mark.biases))
+    examinations: list[Examination] = []
+    misfits: list[str] = []
+    for read in (_as_it_lies, _aligned):
+        for model in candidates:
+            mark = model.mark(home.key)
+            try:
+                reading = read(model, mark, suspect)
+            except NotComparableError as error:
+                misfits.append(f"model {model.model_id}: {error}")
+                continue
+            if reading:
+                examinations.append(_compare_all(home, model, reading, mark.biases))
+        if any(_accusations(e, level) for e in examinations):
+            break
     if not examinations:
         raise NotComparableError("; ".join(misfits))
     return examinations
+
+
+def _as_it_lies(_: BaseModel, mark: Mark, suspect: Weights) -> Reading:
+    return extraction.read(mark, suspect)
+
+
+def _aligned(model: BaseModel, mark: Mark, suspect: Weights) -> Reading | None:
+    """The suspect aligned; None if there is nothing to align, or no module to align it to."""
+    try:
+        module = models.build(model.spec, seed=0)
+    except ConfigError:  # a module of the user's own that is not installed here
+        return None
+    aligned = align(module, model.weights, suspect)
+    if aligned.label == "none":
+        return None
+    return extraction.read(mark, aligned.weights, aligned.label)
 
 
 def _compare_all(
@@ -146,78 +173,80 @@ def _compare_all(
     )
     issued = home.registry.copies(model.model_id)
     comparisons = tuple(compare(campaign.customer(copy.customer)) for copy in issued)
-    words = home.registry.words(model.model_id)
-    return Examination(model, reading, comparisons, words, summary)
+    return Examination(model, reading, comparisons, summary)
 
 
 def _candidates(home: OwnerHome, model_id: str | None) -> list[BaseModel]:
-    models = [m for m in home.base_models() if model_id in (None, m.model_id)]
-    if not models:
+    candidates = [m for m in home.base_models() if model_id in (None, m.model_id)]
+    if not candidates:
         raise ConfigError(
             f"model {model_id} is not in {home.path}"
             if model_id
             else f"{home.path} holds no issued model yet; run a scenario or smdl issue first"
         )
-    return models
+    return candidates
 
 
 def _judge(
-    path: Path, suspect: ModelFile, examinations: list[Examination], bound: float
+    path: Path, suspect: ModelFile, examinations: list[Examination], level: Level
 ) -> Verdict:
-    words = sum(e.words for e in examinations)
-    level = Level(total=bound, words=words, hypotheses=HYPOTHESES)
-    accused = sorted(
-        (a for e in examinations for a in _accusations(e, level)),
-        key=lambda a: a.witnesses[0].log10_p,
-    )
+    accused = _merged([a for e in examinations for a in _accusations(e, level)])
     closest = _closest(examinations, accused)
     named = {(a.model_id, a.customer) for a in accused}
-    unnamed = [
-        c.carrier_score
-        for e in examinations
-        for c in e.comparisons
-        if (e.model.model_id, c.customer) not in named
-    ]
+    scores: dict[tuple[str, str], float] = {}
+    for e in examinations:
+        for c in e.comparisons:
+            who = (e.model.model_id, c.customer)
+            scores[who] = max(c.carrier_score, scores.get(who, -math.inf))
     return Verdict(
         suspect=Suspect(str(path), suspect.sha256, "safetensors"),
         model_id=closest.model.model_id,
-        max_false_accusation=bound,
-        customers=words,
-        hypotheses=HYPOTHESES,
-        accused=tuple(accused),
+        max_false_accusation=level.total,
+        customers=level.words,
+        hypotheses=level.hypotheses,
+        accused=accused,
         payload=_payload(closest, {c for m, c in named if m == closest.model.model_id}),
         alignment=closest.reading.alignment,
-        highest_unnamed_score=max(unnamed, default=None),
+        highest_unnamed_score=max(
+            (z for who, z in scores.items() if who not in named), default=None
+        ),
         remarks=tuple(_remarks(examinations)),
         decoys=closest.decoys,
-        carrier_scores=tuple(sorted(c.carrier_score for e in examinations for c in e.comparisons)),
+        carrier_scores=tuple(sorted(scores.values())),
     )
 
 
-def _closest(examinations: list[Examination], accused: list[Accusation]) -> Examination:
-    """The base model of the strongest accusation, or else of the highest score."""
-    if accused:
-        return next(e for e in examinations if e.model.model_id == accused[0].model_id)
-    return max(examinations, key=Examination.best_score)
+def _merged(accusations: list[Accusation]) -> tuple[Accusation, ...]:
+    """One accusation per customer and model, the strongest first."""
+    witnesses: dict[tuple[str, str], list[Witness]] = {}
+    for a in accusations:
+        witnesses.setdefault((a.customer, a.model_id), []).extend(a.witnesses)
+    merged = [
+        Accusation(customer, model_id, tuple(sorted(found, key=lambda w: w.log10_p)))
+        for (customer, model_id), found in witnesses.items()
+    ]
+    return tuple(sorted(merged, key=lambda a: a.witnesses[0].log10_p))
+
+
+def _closest(examinations: list[Examination], accused: tuple[Accusation, ...]) -> Examination:
+    """The reading of the strongest accusation's model with the highest score, or of any."""
+    of = [e for e in examinations if not accused or e.model.model_id == accused[0].model_id]
+    return max(of, key=Examination.best_score)
 
 
 def _accusations(examination: Examination, level: Level) -> list[Accusation]:
     threshold = level.log_p() / math.log(10)
     accusations = []
     for c in examination.comparisons:
+        log10_carrier = carrier_log_p(c.carrier_score) / math.log(10)
+        log10_payload = c.payload_log_p / math.log(10)
         tests = (
-            Witness("carrier", c.carrier_score, carrier_log_p(c.carrier_score), threshold),
-            Witness("payload", c.payload_score, c.payload_log_p, threshold),
+            Witness("carrier", c.carrier_score, log10_carrier, threshold),
+            Witness("payload", c.payload_score, log10_payload, threshold),
         )
-        in_decades = [
-            Witness(t.evidence, t.score, t.log10_p / math.log(10), threshold) for t in tests
-        ]
-        witnesses = sorted(
-            (w for w in in_decades if w.log10_p <= threshold), key=lambda w: w.log10_p
-        )
+        witnesses = tuple(w for w in tests if w.log10_p <= threshold)
         if witnesses:
-            model_id = examination.model.model_id
-            accusations.append(Accusation(c.customer, model_id, tuple(witnesses)))
+            accusations.append(Accusation(c.customer, examination.model.model_id, witnesses))
     return accusations
 
 

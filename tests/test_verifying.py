@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from smdl_flower import issuing, models, weights
-from smdl_flower.attacks import altering, collusion
+from smdl_flower.attacks import altering, catalogue, collusion
 from smdl_flower.config import FingerprintConfig
 from smdl_flower.errors import ConfigError, IntegrityError, NotComparableError, SuspectFileError
 from smdl_flower.evidence import NOT_SHOWN
@@ -78,10 +78,10 @@ def test_a_leaked_copy_names_its_customer_alone_and_beyond_doubt(
         assert verdict.payload.best_match == name
         assert (verdict.payload.matching_bits, verdict.payload.bit_error_rate) == (304, 0.0)
         assert verdict.customers == 8
-        assert verdict.hypotheses == 2
-        # The next customer: below sqrt(2 ln(8 x 2 / 1e-6)) = 5.76.
+        assert verdict.hypotheses == 4
+        # The next customer: below sqrt(2 ln(8 x 4 / 1e-6)) = 5.88.
         assert verdict.highest_unnamed_score is not None
-        assert verdict.highest_unnamed_score < 5.76
+        assert verdict.highest_unnamed_score < 5.88
         assert verdict.remarks == ()
 
 
@@ -117,7 +117,7 @@ def test_the_threshold_is_shared_among_all_words_and_both_tests(
     for bound in (1e-12, 1e-6, 0.01):
         verdict = verify(issued_home, copy_paths["clinic-a"], max_false_accusation=bound)
         for witness in verdict.accused[0].witnesses:
-            assert witness.threshold == pytest.approx(math.log10(bound / 8 / 2), rel=1e-12)
+            assert witness.threshold == pytest.approx(math.log10(bound / 8 / 4), rel=1e-12)
             assert witness.log10_p <= witness.threshold
 
 
@@ -138,7 +138,7 @@ def test_a_score_accuses_from_the_threshold_on(
     monkeypatch: pytest.MonkeyPatch,
     side: str,
 ) -> None:
-    threshold = Level(total=1e-6, words=8, hypotheses=2).carrier_threshold()
+    threshold = Level(total=1e-6, words=8, hypotheses=4).carrier_threshold()
     score = threshold * (1 + 1e-12) if side == "just reaches" else threshold * (1 - 1e-12)
     monkeypatch.setattr(
         carriers, "score", lambda key, _: 0.0 if key.customer.startswith("decoy/") else score
@@ -236,7 +236,7 @@ def test_with_two_campaigns_the_right_model_is_named_and_all_words_count(
     assert [(a.customer, a.model_id) for a in verdict.accused] == [(customer, digest[:16])]
     assert verdict.model_id == digest[:16]
     assert verdict.customers == 2 + 3
-    threshold = math.log10(1e-6 / 5 / 2)
+    threshold = math.log10(1e-6 / 5 / 4)
     assert verdict.accused[0].witnesses[0].threshold == pytest.approx(threshold, rel=1e-12)
     assert verdict.payload.matching_bits == 304
 
@@ -309,14 +309,40 @@ def test_a_home_without_models_says_so(tmp_path: Path, copy_paths: dict[str, Pat
 def test_a_suspect_of_other_shapes_is_inconclusive_and_the_tensors_are_named(
     issued_home: OwnerHome, two_campaigns: OwnerHome, base: Weights, tmp_path: Path
 ) -> None:
-    narrow = {**base, "head.weight": base["head.weight"][:7]}
-    path = write(tmp_path / "s.safetensors", narrow)
-    with pytest.raises(NotComparableError, match=r"head\.weight \[10, 160\] \(found \[7, 160\]\)"):
+    rng = np.random.default_rng(2)
+    strange = {"a.weight": rng.standard_normal((7, 11), dtype=np.float32)}
+    path = write(tmp_path / "s.safetensors", strange)
+    with pytest.raises(
+        NotComparableError, match=r"features\.0\.weight \[24, 1, 3, 3\] \(found none\)"
+    ):
         verify(issued_home, path)
     with pytest.raises(NotComparableError) as refusal:
         verify(two_campaigns, path)
-    assert str(refusal.value).count("head.weight") == 2
+    assert str(refusal.value).count("features.0.weight") == 2
     assert refusal.value.exit_code == 11
+
+
+def test_a_copy_with_another_last_layer_is_aligned_and_traced(
+    issued_home: OwnerHome, copy_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = weights.read(copy_paths["clinic-a"]).weights
+    narrow = {**copy, "head.weight": copy["head.weight"][:7], "head.bias": copy["head.bias"][:7]}
+    verdict = verify(issued_home, write(tmp_path / "s.safetensors", narrow))
+    assert [accusation.customer for accusation in verdict.accused] == ["clinic-a"]
+    assert verdict.alignment != "none"
+
+
+def test_a_permuted_and_rescaled_copy_is_traced_and_the_verdict_says_how(
+    issued_home: OwnerHome, copy_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = weights.read(copy_paths["clinic-a"]).weights
+    (model,) = issued_home.base_models()
+    stolen = catalogue.run("permute-rescale", [copy], model.spec, {})
+    copy = stolen.weights
+    verdict = verify(issued_home, write(tmp_path / "s.safetensors", copy))
+    assert [accusation.customer for accusation in verdict.accused] == ["clinic-a"]
+    assert "permutation" in verdict.alignment
+    assert verdict.payload.matching_bits == 304
 
 
 def test_a_suspect_of_which_nothing_is_left_is_inconclusive(

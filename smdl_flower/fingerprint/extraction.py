@@ -62,8 +62,13 @@ def read_payload(mark: Mark, weights: Vector) -> SoftBits:
     return mark.spreading.project(weights, mark.layout)
 
 
-def read(mark: Mark, suspect: Weights) -> Reading:
+def read(mark: Mark, suspect: Weights, alignment: str = "none") -> Reading:
     """Read a suspect with the base model's own tensor names and shapes.
+
+    Args:
+        mark: Of the base model.
+        suspect: Its weights, aligned to the base model if they had to be.
+        alignment: What was undone for that; goes into the reading.
 
     Raises:
         NotComparableError: Tensors are missing or differ in shape, nearly all are zero, or most
@@ -84,7 +89,7 @@ def read(mark: Mark, suspect: Weights) -> Reading:
     direction = _direction(mark, deviation, kept, bins)
     if not (np.isfinite(soft_bits).all() and np.isfinite(direction).all()):
         raise NotComparableError("most of the weights are too large to compute with")
-    return Reading(soft_bits, direction, erased, "none")
+    return Reading(soft_bits, direction, erased, alignment)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,7 @@ def suspects(copy: Path):
         "a claim of 10 GB in the header": (with_header({"w": ten_gigabytes}, bytes(64)), 3),
         "a header of 10 GB": (struct.pack("<Q", 10**10) + b"{}", 3),
         "NaN": ({**good, name: np.full_like(good[name], np.nan)}, 3),
-        "other shapes": ({**good, "hidden.weight": np.ones((3, 3), np.float32)}, 11),
-        "other names": ({f"model.{k}": v for k, v in good.items()}, 11),
+        "other shapes": ({"hidden.weight": np.eye(30, dtype=np.float32)}, 11),
         "all zero": ({k: np.zeros_like(v) for k, v in good.items()}, 11),
     }
 
@@ -67,7 +66,7 @@ def suspects(copy: Path):
 SUSPECTS = (
     *("a text file", "an empty file", "truncated", "a pickle", "a PyTorch archive"),
     *("a claim of 10 GB in the header", "a header of 10 GB", "NaN"),
-    *("other shapes", "other names", "all zero"),
+    *("other shapes", "all zero"),
 )
 
 
