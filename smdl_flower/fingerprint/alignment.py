@@ -26,10 +26,12 @@ from smdl_flower.fingerprint.wiring import Wiring
 from smdl_flower.weights import Weights
 
 LEAST_MATCHED = 0.02
-_WORTH_SCALING = 0.9  # of the deviation from w0 must remain at most, beyond what any fit removes
-_OUTLIER = 4.0  # standard deviations of w0
+_UNPRUNED = 0.98
+_WORTH_SCALING = 0.997  # share of the deviation's energy that may remain, beyond what fits remove
+_OUTLIER = 4.0  # standard deviations of w0, or median deviations from it
 _LARGEST = float(np.finfo(np.float32).max)
 _CHANCE = 1.2  # times the cosine that the best of n unrelated rows would reach
+_CLEARLY_ALIKE = 0.6
 _SMALLEST_JUDGED = 500  # weights; of fewer, chance makes any of tensors look alike
 
 
@@ -98,6 +100,22 @@ def _without_wiring(base: Weights, renamed: renaming.Renamed) -> Aligned:
     return Aligned(weights, " + ".join(renamed.labels) or "none", 1.0)
 
 
+def _is_better(base: Array, array: Array, restored: Array) -> bool:
+    """Whether removing scales brings a tensor closer to w0 than any fit of as many numbers would.
+
+    A few enormous deviations do not decide.
+    """
+    kept = array != 0
+    before, after = np.abs(array - base)[kept], np.abs(restored - base)[kept]
+    bound = _OUTLIER * float(np.median(before)) if kept.any() else 0.0
+    energies = [float(np.square(np.minimum(d, bound)).sum()) for d in (before, after)]
+    numbers = base.shape[0] + base.shape[1]
+    if float(kept.mean()) < _UNPRUNED:  # pruning has a trace of its own that looks like a scale
+        return bool(energies[1] < (0.95 - 2 * numbers / base.size) * energies[0])
+    chance = 1.5 * numbers + 6 * math.sqrt(2 * numbers)  # of chi-squared, with some room
+    return bool(energies[1] < (_WORTH_SCALING - chance / base.size) * energies[0])
+
+
 class _Work:
     """One suspect on its way to the base model's form."""
 
@@ -149,11 +167,7 @@ class _Work:
                 continue
             gains = fit_gains(base, array)
             restored = gains.remove(array)
-            kept = array != 0
-            before = float(np.median(np.abs(array - base)[kept])) if kept.any() else 0.0
-            after = float(np.median(np.abs(restored - base)[kept])) if kept.any() else 0.0
-            fitted = (base.shape[0] + base.shape[1]) / base.size
-            if after < (_WORTH_SCALING - fitted) * before:
+            if _is_better(base, array, restored):
                 result[name] = restored
                 scales[self._scale(name)] = gains.rows
         return result | self._rescaled_vectors(arrays, scales)
@@ -184,7 +198,7 @@ class _Work:
         length = float(np.linalg.norm(base) * np.linalg.norm(bounded))
         cosine = float(np.vdot(base, bounded)) / max(length, 1e-30)
         chance = _CHANCE * math.sqrt(2 * math.log(len(base)) / base[0].size)
-        return cosine < max(0.05, chance)
+        return cosine < min(max(0.05, chance), _CLEARLY_ALIKE)
 
     def _shaped(self, name: str, arrays: dict[str, Array]) -> NDArray[np.float32]:
         shape = self._base[name].shape

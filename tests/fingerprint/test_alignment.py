@@ -333,9 +333,7 @@ def test_a_rewritten_copy_keeps_its_score_and_all_its_bits(net: Marked, rewritin
 
 
 @pytest.mark.parametrize("rewriting", ["permuted and rescaled", "composed"])
-@pytest.mark.parametrize(
-    ("alteration", "least"), [("noise .3", 0.95), ("noise 1", 0.9)]
-)
+@pytest.mark.parametrize(("alteration", "least"), [("noise .3", 0.95), ("noise 1", 0.9)])
 def test_a_noisy_copy_can_be_rewritten_too(
     net: Marked, rewriting: str, alteration: str, least: float
 ) -> None:
