@@ -60,10 +60,11 @@ def _figure(value: float | None, form: str) -> str:
 
 def _draw_kept(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     """What a thief pays in accuracy for how much evidence is left; one point per result."""
-    thresholds = []
+    thresholds, evidence_found = [], []
     for block, (what, colour, mark) in BLOCKS.items():
         results = [r for row in rows if row["block"] == block for r in summary.results_of(row)]
         points = [(_drop(r), _log10_p(r)) for r in results if r.exit_code is not None]
+        evidence_found += [p[1] for p in points]
         thresholds += [trace.threshold for r in results for trace in r.traces]
         for fill, chosen in (
             (colour, [p for p in points if p[1] < 0]),
@@ -76,6 +77,7 @@ def _draw_kept(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.axhline(max(thresholds), color=report.THRESHOLD, linewidth=1, label="accuses below")
     axes.axvline(100 * summary.LARGEST_DROP, color=report.PLAIN, linestyle=":", linewidth=1)
     axes.set_yscale("symlog", linthresh=10)
+    axes.set_ylim(bottom=2 * min([-10.0, *evidence_found]), top=4)  # nothing is above zero
     axes.set(xlabel="accuracy the thief loses, points", ylabel="log10 p of an innocent")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
@@ -108,9 +110,10 @@ def _draw_coalitions(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             named = [len(r.traces) / len(r.guilty) for r in results]
             shares.setdefault(name, []).append((row["copies"], 100 * float(np.mean(named))))
     missed = [name for name, points in shares.items() if min(p[1] for p in points) < 100]
-    for name, points in shares.items():
+    for number, (name, points) in enumerate(shares.items()):
         sizes, named_share = zip(*sorted(points), strict=True)
-        (drawn,) = axes.plot(sizes, named_share, "o-", ms=5, linewidth=1.2)
+        beside = np.array(sizes) + 0.04 * (number - len(shares) / 2)  # not on each other
+        (drawn,) = axes.plot(beside, named_share, "o-", ms=5, linewidth=1.2)
         if name in missed[:MOST_LABELS] or len(shares) <= MOST_LABELS:
             drawn.set_label(name)
         else:
@@ -136,13 +139,15 @@ at a bound of {{ "%g" | format(identity.max_false_accusation) }}. Each row was t
 at zero: one of them was not named. Right of the dotted line a thief loses more than
 {{ "%.0f" | format(100 * largest_drop) }} points of accuracy: the model is destroyed, no success.
 Logarithmic beyond -10.</p>{% endif %}
-{% if coalitions_plot %}<h2>Coalitions</h2>{{ coalitions_plot }}{% endif %}
+{% if coalitions_plot %}<h2>Coalitions</h2>{{ coalitions_plot }}
+<p class="small">Points are set a little beside each other. Grey: other attacks.</p>{% endif %}
 <h2>All attacks</h2>
 <table class="wide"><tr><th>attack</th><th>copies</th><th>accuracy kept</th><th>named</th>
 <th>wrongly</th><th>least z</th><th>weakest log10 p</th><th>bit errors</th></tr>
 {% for line in lines %}<tr{% if line.wrongly_named %} class="wrong"{% endif %}>
 <td>{{ line.attack }} {{ line.settings }}{% if line.remark %}<br>
-<span class="small">{{ line.remark }}</span>{% endif %}</td><td>{{ line.copies }}</td>
+<span class="small">{{ line.remark | truncate(100) }}</span>{% endif %}</td>
+<td>{{ line.copies }}</td>
 <td>{{ line.accuracy | figure("{:.1%}") }}</td>
 <td>{{ "%d of %d" | format(line.named, line.guilty) if line.guilty else "-" }}</td>
 <td>{{ line.wrongly_named }}</td><td>{{ line.least_score | figure("{:.0f}") }}</td>

@@ -49,7 +49,7 @@ _QUICK: Sequence[tuple[str, Settings, int]] = (
     ("factorise", {}, 1),
     ("rename", {}, 1),
     ("fine-tune", {"epochs": 3}, 1),
-    ("distill", {}, 1),
+    ("distill", {"images": 1000, "epochs": 10}, 1),
     ("average", {}, 2),
     ("average", {}, 50),
     ("average-noise", {}, 5),

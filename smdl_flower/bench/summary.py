@@ -115,7 +115,7 @@ def closing(figures: Mapping[str, Any]) -> str:
         f"{figures['wrongly_named_upper_95']:.1e})"
     )
     guilty = f"{figures['named']} of {figures['guilty']} guilty named where the model survived"
-    destroyed_text = f"{figures['destroyed']} attacks destroyed the model"
+    destroyed_text = f"stolen models destroyed by their attack: {figures['destroyed']}"
     return f"{innocents}. {guilty}; {destroyed_text}."
 
 

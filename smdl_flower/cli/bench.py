@@ -1,5 +1,6 @@
 """``smdl bench``: how copies of a run stand up to thieves."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from smdl_flower.cli.options import (
 )
 
 HEADINGS = ("attack", "accuracy", "named", "wrongly", "least z", "log10 p", "bit errors")
+LONGEST_REMARK = 60  # in the terminal; bench.json and the page have all of it
 
 
 def bench(
@@ -47,7 +49,8 @@ def bench(
 ) -> None:
     """Try attacks on a run's copies: what thieves keep, and whom the owner names.
 
-    Results are written as they come; a bench that was interrupted goes on where it was. No result
+    Without --quick it may take hours. Results are written as they come; a bench that was
+    interrupted goes on where it was. No result
     is ever an accusation of a real customer: the copies are altered here.
     """
     what = plan.only(plan.quick() if quick else plan.full(), attacks or ())
@@ -78,8 +81,9 @@ def print_table(lines: Sequence[Line], figures: dict[str, Any]) -> None:
 
 
 def _cells(line: Line) -> list[str]:
+    remark = textwrap.shorten(line.remark, LONGEST_REMARK, placeholder=" ...")
     return [
-        "\n  ".join(part for part in (summary.title(line), line.remark) if part),
+        "\n  ".join(part for part in (summary.title(line), remark) if part),
         _figure(line.accuracy, "{:.1%}"),
         f"{line.named} of {line.guilty}" if line.guilty else "-",
         str(line.wrongly_named),
