@@ -50,8 +50,7 @@ def bench(
     """Try attacks on a run's copies: what thieves keep, and whom the owner names.
 
     Without --quick it may take hours. Results are written as they come; a bench that was
-    interrupted goes on where it was. No result
-    is ever an accusation of a real customer: the copies are altered here.
+    interrupted goes on where it was. No result accuses a real customer: copies are altered here.
     """
     what = plan.only(plan.quick() if quick else plan.full(), attacks or ())
     folder = out or run / "bench"
