@@ -27,7 +27,7 @@ from smdl_flower.weights import Weights
 
 LEAST_MATCHED = 0.02
 _UNPRUNED = 0.98
-_WORTH_SCALING = 0.997  # share of the deviation's energy that may remain, beyond what fits remove
+_WORTH_SCALING = 0.999  # share of the deviation's energy that may remain, beyond what fits remove
 _OUTLIER = 4.0  # standard deviations of w0, or median deviations from it
 _LARGEST = float(np.finfo(np.float32).max)
 _CHANCE = 1.2  # times the cosine that the best of n unrelated rows would reach
@@ -106,14 +106,20 @@ def _is_better(base: Array, array: Array, restored: Array) -> bool:
     A few enormous deviations do not decide.
     """
     kept = array != 0
-    before, after = np.abs(array - base)[kept], np.abs(restored - base)[kept]
+    # In the suspect's units the fit is never worse than none; in w0's no enormous row hides any.
+    units = np.divide(array, restored, out=np.ones_like(array), where=restored != 0)
+    before = np.abs(array - base)[kept]
     bound = _OUTLIER * float(np.median(before)) if kept.any() else 0.0
-    energies = [float(np.square(np.minimum(d, bound)).sum()) for d in (before, after)]
+    left = [np.abs(array - base * units)[kept], np.abs(restored - base)[kept]]
+    energies = [float(np.square(np.minimum(d, bound)).sum()) for d in (before, *left)]
+    if energies[0] == 0.0:
+        return False
+    share = min(energies[1:]) / energies[0]
     numbers = base.shape[0] + base.shape[1]
     if float(kept.mean()) < _UNPRUNED:  # pruning has a trace of its own that looks like a scale
-        return bool(energies[1] < (0.95 - 2 * numbers / base.size) * energies[0])
+        return share < 0.95 - 2 * float(numbers / base.size)
     chance = 1.5 * numbers + 6 * math.sqrt(2 * numbers)  # of chi-squared, with some room
-    return bool(energies[1] < (_WORTH_SCALING - chance / base.size) * energies[0])
+    return share < _WORTH_SCALING - float(chance / base.size)
 
 
 class _Work:
