@@ -3,7 +3,7 @@
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ def write_run_report(run: Path) -> None:
         outcome=outcome,
         issued=[copy for copy in outcome["copies"] if copy["path"]],
         last=metrics[-1] if metrics else {},
-        accuracy_plot=_plot(_draw_rounds, metrics),
-        copies_plot=_plot(_draw_copies, outcome) if outcome["copies"] else "",
+        accuracy_plot=plot(_draw_rounds, metrics),
+        copies_plot=plot(_draw_copies, outcome) if outcome["copies"] else "",
         resolved=resolved,
         privacy=privacy,
     )
@@ -50,14 +50,15 @@ def write_verdict_report(verdict: Verdict, path: Path) -> None:
         verdict=verdict,
         summary=verdict.summary(),
         bits=_groups_of(verdict.payload.bits, 16),
-        scores_plot=_plot(_draw_scores, verdict),
+        scores_plot=plot(_draw_scores, verdict),
         not_shown=NOT_SHOWN,
         versions=versions(),
     )
     files.write(path, page.encode())
 
 
-def _plot(draw: Any, data: Any) -> Markup:
+def plot(draw: Callable[[Axes, Any], None], data: Any) -> Markup:
+    """Return what ``draw`` draws of ``data``, as SVG to put into a page."""
     figure = Figure(figsize=(7.0, 2.8), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -111,7 +112,7 @@ def _groups_of(bits: str, size: int) -> list[str]:
 
 
 def _render(name: str, **values: Any) -> str:
-    loader = jinja2.DictLoader({"base": _BASE, "run": _RUN, "verdict": _VERDICT})
+    loader = jinja2.DictLoader({"base": PAGE_TEMPLATE, "run": _RUN, "verdict": _VERDICT})
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -124,7 +125,7 @@ def _percent(value: float | None) -> str:
 
 
 # Templates are strings: Flower ships only .py files of this package to a SuperLink.
-_BASE = """<!doctype html>
+PAGE_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>

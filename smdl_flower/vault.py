@@ -144,7 +144,7 @@ class Vault:
             profile=Layout.of(base).flatten(profile),
             code_length=manifest["code_length"],
             strength=manifest["strength"],
-            carrier_length=manifest["carrier_length"],
+            carrier_length=manifest.get("carrier_length"),
         )
 
     @staticmethod

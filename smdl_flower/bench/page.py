@@ -35,8 +35,8 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
             totals=document["totals"],
             closing=summary.closing(document["totals"]),
             lines=summary.lines(document),
-            kept_plot=report._plot(_draw_kept, tried) if tried else "",
-            coalitions_plot=report._plot(_draw_coalitions, coalitions) if coalitions else "",
+            kept_plot=report.plot(_draw_kept, tried) if tried else "",
+            coalitions_plot=report.plot(_draw_coalitions, coalitions) if coalitions else "",
             largest_drop=summary.LARGEST_DROP,
         )
     )
@@ -45,7 +45,7 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.DictLoader({"base": report._BASE, "bench": _BENCH}),
+        loader=jinja2.DictLoader({"base": report.PAGE_TEMPLATE, "bench": _BENCH}),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
