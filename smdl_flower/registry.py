@@ -122,10 +122,10 @@ class Registry:
             ConfigError: A name is unfit for a file name, given twice, or taken already (names
                 that differ only in case count as the same: file systems may not tell them apart).
         """
+        check_names(names)
         with self._writing() as (state, append):
             taken = {name.casefold() for name in state.customers}
             for name in names:
-                _check_name(name)
                 if name.casefold() in taken:
                     raise ConfigError(f"customer {name!r} is there already; nothing was added")
                 taken.add(name.casefold())
@@ -296,15 +296,11 @@ def _apply(state: _State, kind: str, body: dict[str, str]) -> None:
 def check_names(names: Iterable[str]) -> None:
     """Raise :class:`ConfigError` unless every name can be a customer's."""
     for name in names:
-        _check_name(name)
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"customer {name[:80]!r}: use 1 to 64 letters, digits, dots, dashes and underscores, a "
-            "letter or digit first (it names the copy's file)"
-        )
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"customer {name[:80]!r}: use 1 to 64 letters, digits, dots, dashes and "
+                "underscores, a letter or digit first (it names the copy's file)"
+            )
 
 
 def _engine(url: str | sql.URL) -> sql.Engine:

@@ -117,9 +117,9 @@ def examine(
     """
     examinations: list[Examination] = []
     misfits: list[str] = []
+    marked = [(model, model.mark(home.key)) for model in candidates]
     for read in (_as_it_lies, _aligned):
-        for model in candidates:
-            mark = model.mark(home.key)
+        for model, mark in marked:
             try:
                 reading = read(model, mark, suspect)
             except NotComparableError as error:

@@ -1,6 +1,5 @@
 """Remove or mix first, then repair by training on the thief's own images."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,16 +10,16 @@ from torch import Tensor, nn
 
 from smdl_flower import models
 from smdl_flower.attacks import altering, structure, symmetry
-from smdl_flower.attacks.entry import Attack, Stolen
 from smdl_flower.attacks.finetuning import (
     FineTuneOptions,
     fine_tune,
     fitting_images,
     retrain_all,
     train_model,
+    training_entry,
 )
 from smdl_flower.attacks.fitting import fit, logits_of, untrained_model
-from smdl_flower.config import Count, Fraction, Positive, Section
+from smdl_flower.config import Count, Fraction, Positive
 from smdl_flower.data import Images
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
@@ -153,65 +152,50 @@ def mix(one: Weights, other: Weights, share: float) -> Weights:
     }
 
 
-def _entry(
-    name: str, number: int, summary: str, options: type[Section], alter: Callable[..., Weights]
-) -> Attack:
-    return Attack(
-        name,
-        number,
-        "A",
-        summary,
-        "labelled images of the same task",
-        1,
-        options,
-        lambda copies, spec, o: Stolen.fitting(spec, alter(copies[0], spec, o)),
-    )
-
-
 ENTRIES = (
-    _entry(
+    training_entry(
         "prune-fine-tune",
         7,
         "prune each tensor, then train the rest",
         PruneTuneOptions,
         prune_and_tune,
     ),
-    _entry(
+    training_entry(
         "fine-prune",
         9,
         "silence the units the thief's images use least, then train",
         FinePruneOptions,
         fine_prune,
     ),
-    _entry(
+    training_entry(
         "launder",
         14,
         "initialise a share of the weights anew, then train",
         LaunderOptions,
         launder,
     ),
-    _entry(
+    training_entry(
         "average-retrained",
         19,
         "average with a version retrained under a new last layer",
         MixOptions,
         average_with_retrained,
     ),
-    _entry(
+    training_entry(
         "average-epochs",
         19,
         "train and average the model after each epoch",
         FineTuneOptions,
         average_over_training,
     ),
-    _entry(
+    training_entry(
         "soup",
         19,
         "average with an unrelated model of the thief's own",
         SoupOptions,
         soup,
     ),
-    _entry(
+    training_entry(
         "task-vector",
         19,
         "go further in the direction in which training goes",

@@ -204,9 +204,10 @@ def _freeze_all_but_last(model: nn.Module) -> None:
         parameter.requires_grad_(name.startswith(f"{last}."))
 
 
-def _entry(
+def training_entry(
     name: str, number: int, summary: str, options: type[Section], alter: Callable[..., Weights]
 ) -> Attack:
+    """Return the entry of an attack that trains one copy on images of the thief's own."""
     return Attack(
         name,
         number,
@@ -220,70 +221,70 @@ def _entry(
 
 
 ENTRIES = (
-    _entry(
+    training_entry(
         "fine-tune-last",
         1,
         "train the last layer on images of the thief's own",
         FineTuneOptions,
         fine_tune_last,
     ),
-    _entry(
+    training_entry(
         "fine-tune",
         2,
         "train on images of the thief's own",
         FineTuneOptions,
         fine_tune,
     ),
-    _entry(
+    training_entry(
         "fine-tune-adam",
         2,
         "train with Adam",
         AdamOptions,
         lambda copy, spec, o: tune(copy, spec, o, replace(o.recipe, optimizer="adam")),
     ),
-    _entry(
+    training_entry(
         "retrain-last",
         3,
         "train a new last layer",
         FineTuneOptions,
         retrain_last,
     ),
-    _entry(
+    training_entry(
         "retrain-all",
         4,
         "train all layers under a new last one",
         FineTuneOptions,
         retrain_all,
     ),
-    _entry(
+    training_entry(
         "fine-tune-high-rate",
         5,
         "train with a high rate that falls to zero",
         HighRateOptions,
         lambda copy, spec, o: tune(copy, spec, o, replace(o.recipe, schedule="cosine")),
     ),
-    _entry(
+    training_entry(
         "fine-tune-decay",
         6,
         "train with a strong pull of all weights towards zero",
         DecayOptions,
         lambda copy, spec, o: tune(copy, spec, o, replace(o.recipe, weight_decay=o.weight_decay)),
     ),
-    _entry(
+    training_entry(
         "fine-tune-adversarial",
         15,
         "train on images changed to be hard",
         AdversarialOptions,
         lambda copy, spec, o: tune(copy, spec, o, replace(o.recipe, adversarial=o.step)),
     ),
-    _entry(
+    training_entry(
         "fine-tune-smoothing",
         16,
         "train on smoothed labels",
         SmoothingOptions,
         lambda copy, spec, o: tune(copy, spec, o, replace(o.recipe, smoothing=o.smoothing)),
     ),
-    _entry(
+    training_entry(
         "fine-tune-label-noise",
         16,
         "train on labels some of which are wrong",
