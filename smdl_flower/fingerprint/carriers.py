@@ -92,6 +92,12 @@ class Chips:
             groups[where], signs[where] = deal(stream.uint32(where.stop - start), length)
         return cls(groups, signs, length)
 
+    @classmethod
+    def for_size(cls, key: CampaignKey, size: int, length: int | None) -> "Chips | None":
+        """Deal ``size`` weights if a carrier is shorter; ``length`` None is what suits the size."""
+        length = length or length_for(size)
+        return cls.of(key, size, length) if length < size else None
+
     def chunks(self, key: CustomerKey) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield a customer's carrier over the weights piece by piece, as :func:`chunks` does."""
         values = value_table()[key.stream("carrier").uint16(self.length)]

@@ -7,6 +7,7 @@ with a_c^2 = a_p^2 = strength^2 / 2. One pass over the weights, no gradient step
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,24 +23,37 @@ from smdl_flower.weights import Weights
 
 
 @dataclass(frozen=True)
-class Mark:
-    """All that the copies of one base model share; secret, except for the layout.
+class CarrierMark:
+    """Where the carriers of one model lie; secret, except for the layout.
 
     Attributes:
         layout: Marked tensors.
-        base: Marked weights of w0, ``(d,)``.
+        base: Marked weights of the unmarked model, ``(d,)``.
         profile: phi, ``(d,)``.
-        spreading: Groups and signs of the payload.
-        strength: alpha, root mean square of a mark in units of scale.
         chips: How a compressed carrier is spread; None if carriers have a value per weight.
     """
 
     layout: Layout
     base: Vector = field(repr=False)
     profile: Vector = field(repr=False)
+    chips: Chips | None = field(repr=False)
+
+    def carrier(self, key: CustomerKey) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield the carrier of a key piece by piece: ``(where, values)``, together ``(d,)``."""
+        return self.chips.chunks(key) if self.chips else carriers.chunks(key, self.layout.size)
+
+
+@dataclass(frozen=True)
+class Mark(CarrierMark):
+    """All that the copies of one base model share.
+
+    Attributes:
+        spreading: Groups and signs of the payload.
+        strength: alpha, root mean square of a mark in units of scale.
+    """
+
     spreading: Spreading = field(repr=False)
     strength: float
-    chips: Chips | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -73,10 +87,8 @@ class Mark:
                 f"{layout.size:,} weights left one of {length} bits without any; lower "
                 "fingerprint.code-length"
             )
-        carrier_length = carrier_length or carriers.length_for(layout.size)
-        compressed = carrier_length < layout.size
-        chips = Chips.of(key, layout.size, carrier_length) if compressed else None
-        return cls(layout, layout.flatten(base), profile, spreading, strength, chips)
+        chips = Chips.for_size(key, layout.size, carrier_length)
+        return cls(layout, layout.flatten(base), profile, chips, spreading, strength)
 
     @property
     def biases(self) -> codes.Biases:
@@ -119,8 +131,7 @@ def _add_carrier(mark: Mark, key: CustomerKey) -> tuple[Vector, NDArray[np.float
     spreading, profile = mark.spreading, mark.profile
     weights = np.empty_like(mark.base)
     sums = np.zeros(spreading.length)
-    pieces = mark.chips.chunks(key) if mark.chips else carriers.chunks(key, mark.layout.size)
-    for where, values in pieces:
+    for where, values in mark.carrier(key):
         step = weights[where]
         np.multiply(values, profile[where], out=step)
         step *= gain

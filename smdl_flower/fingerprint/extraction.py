@@ -16,7 +16,7 @@ from smdl_flower.errors import NotComparableError
 from smdl_flower.fingerprint.accusation import SoftBits
 from smdl_flower.fingerprint.carriers import CHUNK
 from smdl_flower.fingerprint.codes import Bits
-from smdl_flower.fingerprint.embedding import Mark
+from smdl_flower.fingerprint.embedding import CarrierMark, Mark
 from smdl_flower.fingerprint.layout import Vector
 from smdl_flower.weights import Weights
 
@@ -27,6 +27,7 @@ LARGEST_ERASED = 0.995
 OUTLIER = 10.0  # deviations of a bin; a mark, noise, rounding and averaging stay far inside
 SMALLEST_BOUND = 1e-3  # in units of scale: a bin of untouched weights has no spread of its own
 SMALLEST_BIN = 8
+_TOO_LARGE = "most of the weights are too large to compute with"
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,71 @@ def read(mark: Mark, suspect: Weights, alignment: str = "none") -> Reading:
         NotComparableError: Tensors are missing or differ in shape, nearly all are zero, or most
             values are too large to compute with.
     """
-    if not mark.layout.fits(suspect):
-        raise NotComparableError(_misfit(mark, suspect))
-    weights = mark.layout.flatten(suspect)
-    kept = weights != 0.0
-    erased = 1.0 - float(np.mean(kept))
-    if erased > LARGEST_ERASED:
-        raise NotComparableError(
-            f"{erased:.1%} of the weights are zero; too little is left to examine"
-        )
-    bins = _Bins.of(mark, kept)
-    deviation = _bounded_deviation(mark, weights, kept, bins)
-    soft_bits = read_payload(mark, _without_outliers(mark, deviation, kept))
-    direction = _direction(mark, deviation, kept, bins)
-    if not (np.isfinite(soft_bits).all() and np.isfinite(direction).all()):
-        raise NotComparableError("most of the weights are too large to compute with")
-    return Reading(soft_bits, direction, erased, alignment)
+    examined = Deviation.of(mark, suspect)
+    soft_bits = read_payload(mark, _without_outliers(mark, examined))
+    rest = mark.spreading.remove_span(examined.values, examined.kept)
+    direction = examined.direction(mark, rest)
+    if not np.isfinite(soft_bits).all():
+        raise NotComparableError(_TOO_LARGE)
+    return Reading(soft_bits, direction, examined.erased, alignment)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How a suspect's marked weights differ from the unmarked model's, made plausible.
+
+    Attributes:
+        values: In units of scale, ``(d,)``, each within what its bin makes plausible.
+        kept: Which weights are not exactly zero in the suspect, ``(d,)``.
+        bins: The kept weights of each layer, sorted into bins of similar sensitivity.
+    """
+
+    values: Vector = field(repr=False)
+    kept: NDArray[np.bool_] = field(repr=False)
+    bins: "_Bins" = field(repr=False)
+
+    @classmethod
+    def of(cls, mark: CarrierMark, suspect: Weights) -> "Deviation":
+        """Compare a suspect with the unmarked model.
+
+        Raises:
+            NotComparableError: Tensors are missing or differ in shape, or nearly all are zero.
+        """
+        if not mark.layout.fits(suspect):
+            raise NotComparableError(_misfit(mark, suspect))
+        weights = mark.layout.flatten(suspect)
+        kept = weights != 0.0
+        erased = 1.0 - float(np.mean(kept))
+        if erased > LARGEST_ERASED:
+            raise NotComparableError(
+                f"{erased:.1%} of the weights are zero; too little is left to examine"
+            )
+        bins = _Bins.of(mark, kept)
+        return cls(_bounded_deviation(mark, weights, kept, bins), kept, bins)
+
+    @property
+    def erased(self) -> float:
+        """Share of marked weights that are exactly zero."""
+        return 1.0 - float(np.mean(self.kept))
+
+    def of_other(self, mark: CarrierMark, weights: Weights) -> Vector:
+        """Return another model's deviation, on the weights that this one kept, ``(d,)``."""
+        return _bounded_deviation(mark, mark.layout.flatten(weights), self.kept, self.bins)
+
+    def direction(self, mark: CarrierMark, rest: Vector) -> Vector:
+        """Return the unit vector that carriers are compared with.
+
+        Args:
+            mark: Of the unmarked model.
+            rest: :attr:`values` or what is left of them, ``(d,)``.
+
+        Raises:
+            NotComparableError: Most values are too large to compute with.
+        """
+        direction = _direction(mark, rest, self.bins)
+        if not np.isfinite(direction).all():
+            raise NotComparableError(_TOO_LARGE)
+        return direction
 
 
 @dataclass(frozen=True)
@@ -99,7 +149,7 @@ class _Bins:
     members: tuple[NDArray[np.int64], ...]
 
     @classmethod
-    def of(cls, mark: Mark, kept: NDArray[np.bool_]) -> "_Bins":
+    def of(cls, mark: CarrierMark, kept: NDArray[np.bool_]) -> "_Bins":
         members = []
         for tensor in mark.layout.tensors:
             profile, here = mark.profile[tensor.where], kept[tensor.where]
@@ -111,7 +161,9 @@ class _Bins:
         return cls(tuple(m for m in members if len(m) >= SMALLEST_BIN))
 
 
-def _bounded_deviation(mark: Mark, weights: Vector, kept: NDArray[np.bool_], bins: _Bins) -> Vector:
+def _bounded_deviation(
+    mark: CarrierMark, weights: Vector, kept: NDArray[np.bool_], bins: _Bins
+) -> Vector:
     """The deviation from w0 in units of scale, each value within what its bin makes plausible.
 
     A few enormous weights cost a thief nothing (a unit that nobody listens to, or one scaled up and
@@ -131,19 +183,17 @@ def _bounded_deviation(mark: Mark, weights: Vector, kept: NDArray[np.bool_], bin
     return bounded
 
 
-def _without_outliers(mark: Mark, deviation: Vector, kept: NDArray[np.bool_]) -> Vector:
+def _without_outliers(mark: Mark, examined: Deviation) -> Vector:
     """The suspect's weights, those that were zero still zero."""
-    weights = deviation.copy()
+    weights = examined.values.copy()
     for where, scale in mark.layout.pieces(CHUNK):
         weights[where] *= scale
     weights += mark.base
-    weights *= kept
+    weights *= examined.kept
     return weights
 
 
-def _direction(mark: Mark, deviation: Vector, kept: NDArray[np.bool_], bins: _Bins) -> Vector:
-    """The unit vector that carriers are compared with."""
-    rest = mark.spreading.remove_span(deviation, kept)
+def _direction(mark: CarrierMark, rest: Vector, bins: _Bins) -> Vector:
     direction = np.zeros_like(rest)
     for chosen in bins.members:
         values = rest[chosen]
@@ -160,7 +210,7 @@ def _direction(mark: Mark, deviation: Vector, kept: NDArray[np.bool_], bins: _Bi
     return direction / np.float32(length * (1 + 1e-6)) if length > 0.0 else direction
 
 
-def _misfit(mark: Mark, suspect: Weights) -> str:
+def _misfit(mark: CarrierMark, suspect: Weights) -> str:
     different = [
         f"{t.name} {list(t.shape)} (found {_found(suspect, t.name)})"
         for t in mark.layout.tensors
