@@ -33,8 +33,8 @@ from smdl_flower import files, models, verifying, weights
 from smdl_flower.attacks import catalogue
 from smdl_flower.config import Scalar
 from smdl_flower.evidence import versions
-from smdl_flower.fingerprint import carriers, codes, extraction
-from smdl_flower.fingerprint.accusation import Level, PayloadTest, carrier_log_p
+from smdl_flower.fingerprint import carriers, codes, extraction, tracing
+from smdl_flower.fingerprint.accusation import Level, carrier_log_p
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
@@ -130,26 +130,26 @@ def carrier_scores(
 def payload_log_ps(
     readings: list[Reading], keys: list[CustomerKey], mark: Mark, console: Console
 ) -> Scores:
-    """Return ln of each customer's payload p-value for each suspect, ``(customers, suspects)``."""
+    """Return ln of each customer's payload p-values, ``(customers, suspects, decoders)``."""
     words = [codes.codeword(key, mark.biases) for key in keys]
     columns = []
     for reading in track(readings, "Payloads", console=console):
-        test = PayloadTest(reading.soft_bits, mark.biases)
-        columns.append([test.log_p(test.score(word)) for word in words])
-    return np.array(columns).T
+        tests = tracing.payload_tests(mark, reading).values()
+        columns.append([[t.log_p(t.score(word)) for t in tests] for word in words])
+    return np.array(columns).swapaxes(0, 1)
 
 
 def judge(
     found: list[Suspect], scores: Scores, log_ps: Scores, level: Level, guilty: Scores
 ) -> dict[str, Any]:
     """Return all figures: per suspect, pooled, and how many innocents would have been named."""
-    named = (scores >= level.carrier_threshold()) | (log_ps <= level.log_p())
+    named = (scores >= level.carrier_threshold()) | (log_ps.min(axis=2) <= level.log_p())
     rows = []
     for column, suspect in enumerate(found):
         z = scores[:, column]
         row = {"suspect": suspect.name, **_law(z), "named": int(named[:, column].sum())}
         row["guilty"] = float(guilty[column]) if suspect.guilty else None
-        row["payload_p_at_most"] = _calibration(log_ps[:, column])
+        row["payload_p_at_most"] = _calibration(log_ps[:, column].ravel())
         rows.append(row)
     customers = len(scores)
     return {
@@ -284,7 +284,7 @@ def main() -> int:
             "benchmark": FORMAT,
             "model_id": model_id,
             "marked_weights": mark.layout.size,
-            "code_length": model.code_length,
+            "code_length": model.code.length,
             **result,
             "versions": versions(),
         }

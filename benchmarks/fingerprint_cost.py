@@ -27,8 +27,8 @@ from torch import nn
 
 from smdl_flower import files, models
 from smdl_flower.evidence import versions
-from smdl_flower.fingerprint import carriers, codes, embedding, extraction
-from smdl_flower.fingerprint.accusation import PayloadTest
+from smdl_flower.fingerprint import carriers, codes, embedding, extraction, tracing
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.fingerprint.layout import Layout
@@ -63,16 +63,17 @@ def measure(size: str, repeats: int) -> dict[str, Any]:
     profile_seconds = (time.perf_counter() - start) * SAMPLES / PROFILE_SAMPLES
 
     def prepare() -> Mark:
-        return Mark.of(base, profile, campaign, length=CODE_LENGTH, strength=STRENGTH)
+        return Mark.of(base, profile, campaign, code=Code(CODE_LENGTH), strength=STRENGTH)
 
     mark = prepare()
     vector = embedding.embed(mark, customer)
     copy = layout.restore(base, vector)
     reading = extraction.read(mark, copy)
-    test = PayloadTest(reading.soft_bits, mark.biases)
+    tests = tracing.payload_tests(mark, reading).values()
 
     def compare_payload() -> float:
-        return test.log_p(test.score(codes.codeword(customer, mark.biases)))
+        word = codes.codeword(customer, mark.biases)
+        return min(test.log_p(test.score(word)) for test in tests)
 
     steps: dict[str, Callable[[], object]] = {
         "w + x": lambda: mark.base + mark.profile,
@@ -81,7 +82,7 @@ def measure(size: str, repeats: int) -> dict[str, Any]:
         "embed a copy": lambda: embedding.embed(mark, customer),
         "payload read": lambda: extraction.read_payload(mark, vector),
         "full read": lambda: extraction.read(mark, copy),
-        "payload test": lambda: PayloadTest(reading.soft_bits, mark.biases),
+        "payload tests": lambda: tracing.payload_tests(mark, reading),
         "carrier, each": lambda: carriers.score(customer, reading.direction),
         "payload p, each": compare_payload,
     }

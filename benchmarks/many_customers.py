@@ -59,7 +59,13 @@ def prepare(place: Path, model: str, customers: int) -> tuple[OwnerHome, Path, s
     spec = ModelSpec(model, 3, 10, 32)
     base = models.to_weights(models.build(spec, seed=3))
     config = FingerprintConfig(
-        where="server", code_length=304, strength=0.2, max_accuracy_drop=1.0, demo_customers=0
+        where="server",
+        code_length=304,
+        code="flat",
+        code_coalition=4,
+        strength=0.2,
+        max_accuracy_drop=1.0,
+        demo_customers=0,
     )
     gate = FidelityGate(None, 1.0)
     campaign = issuing.open_campaign(home, spec, base, config, gate)

@@ -115,7 +115,9 @@ def other_owners_copy(model: BaseModel, place: Path, customer: str) -> weights.W
     other.registry.add_customers([customer])
     config = FingerprintConfig(
         where="server",
-        code_length=model.code_length,
+        code_length=model.code.length,
+        code=model.code.kind,
+        code_coalition=model.code.coalition,
         strength=model.strength,
         max_accuracy_drop=1.0,
         demo_customers=0,

@@ -108,6 +108,8 @@ class FingerprintConfig(Section):
 
     where: Literal["server", "offline"] = Field(alias="fingerprint.where")
     code_length: int = Field(alias="fingerprint.code-length", ge=32, le=8192)
+    code: Literal["flat", "nuida", "arcsine"] = Field(alias="fingerprint.code")
+    code_coalition: int = Field(alias="fingerprint.code-coalition", ge=2, le=50)
     strength: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fingerprint.strength")
     max_accuracy_drop: Fraction = Field(alias="fingerprint.max-accuracy-drop")
     demo_customers: int = Field(alias="demo-customers", ge=0, le=10_000)

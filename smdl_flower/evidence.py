@@ -35,13 +35,17 @@ class Witness:
         evidence: ``carrier`` or ``payload``.
         score: z of the carrier, or the payload's integer score.
         log10_p: Bound on the chance that an innocent scores as much.
-        threshold: Largest log10 p that accuses.
+        threshold: Largest log10 p that accuses at that stage.
+        test: ``carrier``, or the decoder of the payload.
+        stage: Of the accusation process, from 1; later ones know who was accused before.
     """
 
     evidence: Literal["carrier", "payload"]
     score: float
     log10_p: float
     threshold: float
+    test: str
+    stage: int
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from smdl_flower.data import Images
 from smdl_flower.errors import ConfigError, SmdlError
 from smdl_flower.fingerprint import carriers, codes, embedding, extraction
 from smdl_flower.fingerprint.accusation import Level
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CustomerKey
 from smdl_flower.fingerprint.layout import Layout
@@ -108,17 +109,13 @@ def open_campaign(
     if model is None:
         shape = (spec.channels, spec.image_size, spec.image_size)
         profile = sensitivity_profile(module, Layout.of(base), shape)
-        model = BaseModel(spec, base, profile, config.code_length, config.strength)
+        model = BaseModel(spec, base, profile, code_of(config), config.strength)
         mark = model.mark(home.key)  # refuses here what is too small
         home.registry.record_model(model.model_id, home.vault.save(model))
-    elif (model.spec, model.code_length, model.strength) != (
-        spec,
-        config.code_length,
-        config.strength,
-    ):
+    elif (model.spec, model.code, model.strength) != (spec, code_of(config), config.strength):
         raise ConfigError(
-            f"model {model.model_id} was issued before with {model.code_length} bits at strength "
-            f"{model.strength} as {model.spec}; use the same settings"
+            f"model {model.model_id} was issued before with {model.code.length} bits at strength "
+            f"{model.strength} as {model.spec} ({model.code}); use the same settings"
         )
     else:
         mark = model.mark(home.key)
@@ -203,6 +200,11 @@ def _known_model(home: OwnerHome, base: Weights) -> BaseModel | None:
     model_id = weights.digest(base)[:16]
     manifest = home.registry.models().get(model_id)
     return None if manifest is None else home.vault.load(model_id, manifest)
+
+
+def code_of(config: FingerprintConfig) -> Code:
+    """Return the code that a run config asks for."""
+    return Code(config.code_length, config.code, config.code_coalition)
 
 
 def require_capacity(spec: ModelSpec, config: FingerprintConfig) -> None:

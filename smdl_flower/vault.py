@@ -17,6 +17,7 @@ from typing import Any
 from smdl_flower import files, weights
 from smdl_flower.errors import ConfigError, IntegrityError, MissingFileError, SuspectFileError
 from smdl_flower.fingerprint import carriers
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout, Vector
@@ -34,7 +35,7 @@ class BaseModel:
         spec: How to build its module.
         weights: All of its tensors.
         profile: phi over its marked weights, ``(d,)``.
-        code_length: Bits of a codeword, m.
+        code: Of the codewords.
         strength: alpha.
         carrier_length: Values of a carrier; None is what suits the model's size.
     """
@@ -42,7 +43,7 @@ class BaseModel:
     spec: ModelSpec
     weights: Weights = field(repr=False)
     profile: Vector = field(repr=False)
-    code_length: int
+    code: Code
     strength: float
     carrier_length: int | None = None
 
@@ -68,7 +69,7 @@ class BaseModel:
         """
         return Mark.of(
             *(self.weights, self.profile, self.key(owner)),
-            length=self.code_length,
+            code=self.code,
             strength=self.strength,
             carrier_length=self.carrier_length,
         )
@@ -95,7 +96,9 @@ class Vault:
             "base_sha256": model.digest,
             "profile_sha256": weights.digest(profile),
             "spec": asdict(model.spec),
-            "code_length": model.code_length,
+            "code_length": model.code.length,
+            "code": model.code.kind,
+            "code_coalition": model.code.coalition,
             "strength": model.strength,
             "carrier_length": model.carrier_length or carriers.length_for(layout.size),
         }
@@ -142,7 +145,7 @@ class Vault:
             spec=ModelSpec(**manifest["spec"]),
             weights=base,
             profile=Layout.of(base).flatten(profile),
-            code_length=manifest["code_length"],
+            code=_code(manifest),
             strength=manifest["strength"],
             carrier_length=manifest.get("carrier_length"),
         )
@@ -157,3 +160,10 @@ class Vault:
             raise IntegrityError(f"{folder / 'model.json'}: was changed; restore it")
         manifest: dict[str, Any] = json.loads(content)
         return manifest
+
+
+def _code(manifest: dict[str, Any]) -> Code:
+    """The code of a manifest; those of before there was a choice are flat."""
+    if "code" not in manifest:
+        return Code(manifest["code_length"])
+    return Code(manifest["code_length"], manifest["code"], manifest["code_coalition"])

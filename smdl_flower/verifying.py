@@ -1,9 +1,9 @@
 """Suspect file -> verdict.
 
 The suspect is compared with every base model of the owner, as it lies and aligned. Each time it is
-read without any knowledge of customers; then every issued word is tested twice (carrier and
-payload), and the false-accusation bound is shared among all these tests. A thousand decoys are
-compared too: if they do not score as innocents must, nobody is accused.
+read without any knowledge of customers; then every issued word is tested, stage by stage, and the
+false-accusation bound is shared among all these tests. A thousand decoys are compared too: if they
+do not score as innocents must, nobody is accused.
 """
 
 import math
@@ -14,39 +14,21 @@ from pathlib import Path
 from smdl_flower import models, weights
 from smdl_flower.errors import ConfigError, NotComparableError
 from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
-from smdl_flower.fingerprint import carriers, codes, decoys, extraction
-from smdl_flower.fingerprint.accusation import Level, PayloadTest, carrier_log_p
+from smdl_flower.fingerprint import codes, decoys, extraction, tracing
+from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.fingerprint.alignment import align
+from smdl_flower.fingerprint.decoders import DECODERS
 from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
-from smdl_flower.fingerprint.keys import CustomerKey
+from smdl_flower.fingerprint.tracing import Comparator, Comparison, Finding
 from smdl_flower.home import OwnerHome
 from smdl_flower.vault import BaseModel
 from smdl_flower.weights import ModelFile, Weights
 
-# Carrier and payload, for the suspect as it lies and aligned; counted whether tried or not.
-HYPOTHESES = 4
+# All tests of a word, for the suspect as it lies and aligned; counted whether tried or not.
+HYPOTHESES = 2 * tracing.TESTS
 DEFAULT_BOUND = 1e-6
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One customer's word against a suspect.
-
-    Attributes:
-        customer: Whose word.
-        carrier_score: z.
-        payload_score: Integer score of the codeword.
-        payload_log_p: ln of its exact p-value.
-        matching_bits: Hard bits that agree.
-    """
-
-    customer: str
-    carrier_score: float
-    payload_score: int
-    payload_log_p: float
-    matching_bits: int
 
 
 @dataclass(frozen=True)
@@ -57,12 +39,14 @@ class Examination:
         model: The base model.
         reading: Of the suspect.
         comparisons: One per issued copy.
+        findings: Who is accused.
         decoys: How customers who were never issued a copy scored.
     """
 
     model: BaseModel
     reading: Reading
     comparisons: tuple[Comparison, ...]
+    findings: tuple[Finding, ...]
     decoys: DecoySummary
 
     def best_score(self) -> float:
@@ -126,8 +110,8 @@ def examine(
                 misfits.append(f"model {model.model_id}: {error}")
                 continue
             if reading:
-                examinations.append(_compare_all(home, model, reading, mark.biases))
-        if any(_accusations(e, level) for e in examinations):
+                examinations.append(_compare_all(home, model, mark, reading, level))
+        if any(e.findings for e in examinations):
             break
     if not examinations:
         raise NotComparableError("; ".join(misfits))
@@ -151,29 +135,19 @@ def _aligned(model: BaseModel, mark: Mark, suspect: Weights) -> Reading | None:
 
 
 def _compare_all(
-    home: OwnerHome, model: BaseModel, reading: Reading, biases: codes.Biases
+    home: OwnerHome, model: BaseModel, mark: Mark, reading: Reading, level: Level
 ) -> Examination:
     campaign = model.key(home.key)
-    test = PayloadTest(reading.soft_bits, biases)
-
-    def compare(key: CustomerKey) -> Comparison:
-        word = codes.codeword(key, biases)
-        score = test.score(word)
-        return Comparison(
-            customer=key.customer,
-            carrier_score=carriers.score(key, reading.direction),
-            payload_score=score,
-            payload_log_p=test.log_p(score),
-            matching_bits=int((word == reading.bits).sum()),
-        )
-
-    innocents = [compare(key) for key in decoys.keys(campaign)]
+    comparator = Comparator(mark, reading)
+    innocents = [comparator.compare(key) for key in decoys.keys(campaign)]
     summary = decoys.check(
-        [c.carrier_score for c in innocents], [c.payload_log_p for c in innocents]
+        [c.carrier_score for c in innocents],
+        {name: [c.log_p(name) for c in innocents] for name in DECODERS},
     )
     issued = home.registry.copies(model.model_id)
-    comparisons = tuple(compare(campaign.customer(copy.customer)) for copy in issued)
-    return Examination(model, reading, comparisons, summary)
+    customers = [campaign.customer(copy.customer) for copy in issued]
+    trace = tracing.trace(mark, reading, customers, level)
+    return Examination(model, reading, trace.comparisons, trace.findings, summary)
 
 
 def _candidates(home: OwnerHome, model_id: str | None) -> list[BaseModel]:
@@ -190,7 +164,7 @@ def _candidates(home: OwnerHome, model_id: str | None) -> list[BaseModel]:
 def _judge(
     path: Path, suspect: ModelFile, examinations: list[Examination], level: Level
 ) -> Verdict:
-    accused = _merged([a for e in examinations for a in _accusations(e, level)])
+    accused = _merged([a for e in examinations for a in _accusations(e)])
     closest = _closest(examinations, accused)
     named = {(a.model_id, a.customer) for a in accused}
     scores: dict[tuple[str, str], float] = {}
@@ -234,32 +208,39 @@ def _closest(examinations: list[Examination], accused: tuple[Accusation, ...]) -
     return max(of, key=Examination.best_score)
 
 
-def _accusations(examination: Examination, level: Level) -> list[Accusation]:
-    threshold = level.log_p() / math.log(10)
-    accusations = []
-    for c in examination.comparisons:
-        log10_carrier = carrier_log_p(c.carrier_score) / math.log(10)
-        log10_payload = c.payload_log_p / math.log(10)
-        tests = (
-            Witness("carrier", c.carrier_score, log10_carrier, threshold),
-            Witness("payload", c.payload_score, log10_payload, threshold),
+def _accusations(examination: Examination) -> list[Accusation]:
+    return [
+        Accusation(finding.customer, examination.model.model_id, _witnesses(finding))
+        for finding in examination.findings
+    ]
+
+
+def _witnesses(finding: Finding) -> tuple[Witness, ...]:
+    threshold = finding.threshold / math.log(10)
+    return tuple(
+        Witness(
+            evidence="carrier" if test.name == tracing.CARRIER else "payload",
+            score=test.score,
+            log10_p=test.log_p / math.log(10),
+            threshold=threshold,
+            test=test.name,
+            stage=finding.stage,
         )
-        witnesses = tuple(w for w in tests if w.log10_p <= threshold)
-        if witnesses:
-            accusations.append(Accusation(c.customer, examination.model.model_id, witnesses))
-    return accusations
+        for test in finding.tests
+    )
 
 
 def _payload(examination: Examination, named: set[str]) -> PayloadReading:
-    length = examination.model.code_length
-    best = max(examination.comparisons, key=lambda c: c.matching_bits, default=None)
-    matching = best.matching_bits if best else 0
+    bits = examination.reading.bits
+    agreement = {c.customer: int((c.word == bits).sum()) for c in examination.comparisons}
+    best = max(agreement, key=agreement.__getitem__, default="")
+    matching = agreement.get(best, 0)
     return PayloadReading(
-        bits=codes.to_text(examination.reading.bits),
+        bits=codes.to_text(bits),
         # The best of many innocents always fits somewhat: it is named only where it accuses.
-        best_match=best.customer if best and best.customer in named else None,
+        best_match=best if best in named else None,
         matching_bits=matching,
-        bit_error_rate=1 - matching / length,
+        bit_error_rate=1 - matching / len(bits),
     )
 
 

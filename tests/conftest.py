@@ -61,6 +61,8 @@ def fingerprint_config() -> FingerprintConfig:
         {
             "fingerprint.where": "server",
             "fingerprint.code-length": 304,
+            "fingerprint.code": "flat",
+            "fingerprint.code-coalition": 4,
             "fingerprint.strength": 0.2,
             "fingerprint.max-accuracy-drop": 0.01,
             "demo-customers": 0,

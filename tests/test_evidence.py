@@ -16,8 +16,8 @@ from smdl_flower.evidence import (
 )
 from smdl_flower.fingerprint.decoys import DecoySummary
 
-CARRIER = Witness("carrier", 41.5, -373.9, -7.2)
-PAYLOAD = Witness("payload", 9051, -40.25, -7.2)
+CARRIER = Witness("carrier", 41.5, -373.9, -7.2, "carrier", 1)
+PAYLOAD = Witness("payload", 9051, -40.25, -7.2, "symmetric", 1)
 
 
 def verdict(*accused: Accusation) -> Verdict:
@@ -64,8 +64,17 @@ def test_the_document_is_the_one_that_was_released() -> None:
                 "score": 41.5,
                 "log10_p": -373.9,
                 "threshold": -7.2,
+                "test": "carrier",
+                "stage": 1,
                 "other_witnesses": [
-                    {"evidence": "payload", "score": 9051, "log10_p": -40.25, "threshold": -7.2}
+                    {
+                        "evidence": "payload",
+                        "score": 9051,
+                        "log10_p": -40.25,
+                        "threshold": -7.2,
+                        "test": "symmetric",
+                        "stage": 1,
+                    }
                 ],
             }
         ],

@@ -2,6 +2,7 @@
 
 import base64 as base64_codec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -215,8 +216,8 @@ def test_a_copy_that_does_not_read_back_is_not_issued(
 
 
 def test_the_carrier_must_prove_its_customer_at_1e_12() -> None:
-    # sqrt(2 ln 1e12): what test_a_copy_that_does_not_read_back_is_not_issued stays just below.
-    assert issuing.SELF_CHECK.carrier_threshold() == pytest.approx(7.434, abs=1e-3)
+    # sqrt(2 ln(1e12 pi^2 / 6)); test_a_copy_that_does_not_read_back_is_not_issued stays just below.
+    assert issuing.SELF_CHECK.carrier_threshold() == pytest.approx(7.501, abs=1e-3)
 
 
 def test_an_unknown_customer_is_refused_before_any_copy_is_made(
@@ -289,14 +290,16 @@ def test_opening_a_campaign_again_finds_it_as_it_was(
 
 
 @pytest.mark.parametrize(
-    "change", [{"code_length": 303}, {"strength": 0.21}], ids=["length", "strength"]
+    "change",
+    [{"code_length": 303}, {"code": "nuida"}, {"code_coalition": 5}, {"strength": 0.21}],
+    ids=["length", "code", "coalition", "strength"],
 )
 def test_opening_a_campaign_with_other_settings_is_refused(
     home_copy: OwnerHome,
     spec: ModelSpec,
     base: Weights,
     fingerprint_config: FingerprintConfig,
-    change: dict[str, float],
+    change: dict[str, Any],
 ) -> None:
     with pytest.raises(ConfigError, match=r"304 bits at strength 0\.2"):
         issuing.open_campaign(

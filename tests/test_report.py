@@ -8,7 +8,7 @@ from smdl_flower import report
 from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
 from smdl_flower.fingerprint.decoys import DecoySummary
 
-ACCUSED = Accusation("clinic-a", "m1", (Witness("carrier", 120.0, -3126.0, -7.2),))
+ACCUSED = Accusation("clinic-a", "m1", (Witness("carrier", 120.0, -3126.0, -7.2, "carrier", 1),))
 VERDICT = Verdict(
     suspect=Suspect("leaked.safetensors", "ab" * 32, "safetensors"),
     model_id="m1",

@@ -10,6 +10,7 @@ import pytest
 
 from smdl_flower import weights
 from smdl_flower.errors import CapacityError, IntegrityError
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.fingerprint.layout import Layout
 from smdl_flower.models import ModelSpec
@@ -27,7 +28,7 @@ def example() -> BaseModel:
         "a.bias": rng.standard_normal(7, dtype=np.float32),
     }
     profile = rng.uniform(0.5, 2, Layout.of(base).size).astype(np.float32)
-    return BaseModel(SPEC, base, profile, code_length=32, strength=0.2)
+    return BaseModel(SPEC, base, profile, code=Code(32), strength=0.2)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def test_a_base_model_comes_back_as_it_was(vault: tuple[Path, str, str]) -> None
     for name, array in model.weights.items():
         assert loaded.weights[name].tobytes() == array.tobytes()
     assert loaded.profile.tobytes() == model.profile.tobytes()
-    assert (loaded.spec, loaded.code_length, loaded.strength) == (SPEC, 32, 0.2)
+    assert (loaded.spec, loaded.code, loaded.strength) == (SPEC, Code(32), 0.2)
     assert loaded.digest == model.digest
     assert loaded.model_id == model_id == model.digest[:16]
 
@@ -118,7 +119,7 @@ def test_base_and_profile_cannot_be_exchanged(vault: tuple[Path, str, str]) -> N
 
 def test_settings_that_differ_give_another_manifest(tmp_path: Path) -> None:
     model = example()
-    changed = BaseModel(SPEC, model.weights, model.profile, code_length=33, strength=0.2)
+    changed = BaseModel(SPEC, model.weights, model.profile, code=Code(33), strength=0.2)
     first = Vault(tmp_path / "a").save(model)
     assert Vault(tmp_path / "b").save(model) == first
     assert Vault(tmp_path / "c").save(changed) != first
@@ -140,13 +141,13 @@ def test_the_key_follows_from_owner_and_weights_alone() -> None:
     model, owner = example(), OwnerKey(bytes(32))
     assert model.key(owner) == owner.campaign(model.digest)
     changed = {**model.weights, "a.bias": -model.weights["a.bias"]}
-    other = BaseModel(SPEC, changed, model.profile, code_length=32, strength=0.2)
+    other = BaseModel(SPEC, changed, model.profile, code=Code(32), strength=0.2)
     assert other.key(owner) != model.key(owner)
 
 
 def test_a_mark_is_that_of_the_stored_settings() -> None:
     model = example()
-    big = BaseModel(SPEC, model.weights, model.profile, code_length=31, strength=0.2)
+    big = BaseModel(SPEC, model.weights, model.profile, code=Code(31), strength=0.2)
     mark = big.mark(OwnerKey(bytes(32)))
     assert (mark.spreading.length, mark.strength) == (31, 0.2)
     assert np.array_equal(mark.profile, model.profile)

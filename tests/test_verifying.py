@@ -69,19 +69,21 @@ def test_a_leaked_copy_names_its_customer_alone_and_beyond_doubt(
         assert [accusation.customer for accusation in verdict.accused] == [name]
         assert verdict.exit_code == 0
         assert verdict.model_id == verdict.accused[0].model_id == campaign.model.model_id
-        carrier, payload = verdict.accused[0].witnesses
-        assert (carrier.evidence, payload.evidence) == ("carrier", "payload")
+        carrier, *decoders = verdict.accused[0].witnesses
+        assert carrier.evidence == "carrier"
+        assert {w.test for w in decoders} == {"symmetric", "oosterwijk", "likelihood"}
         assert carrier.log10_p <= -100
         # All 304 bits agree: 2^-304 = 10^-91.5, but for positions whose weight rounds to zero.
-        assert payload.log10_p <= -90
+        assert all(w.evidence == "payload" and w.log10_p <= -90 for w in decoders)
+        assert all(w.stage == 1 for w in verdict.accused[0].witnesses)
         assert carrier.log10_p == pytest.approx(-(carrier.score**2) / 2 / math.log(10), rel=1e-12)
         assert verdict.payload.best_match == name
         assert (verdict.payload.matching_bits, verdict.payload.bit_error_rate) == (304, 0.0)
         assert verdict.customers == 8
-        assert verdict.hypotheses == 4
-        # The next customer: below sqrt(2 ln(8 x 4 / 1e-6)) = 5.88.
+        assert verdict.hypotheses == 8
+        # The next customer: below sqrt(2 ln(8 x 8 x pi^2 / 6 / 1e-6)) = 6.08.
         assert verdict.highest_unnamed_score is not None
-        assert verdict.highest_unnamed_score < 5.88
+        assert verdict.highest_unnamed_score < 6.08
         assert verdict.remarks == ()
 
 
@@ -111,13 +113,15 @@ def test_all_members_of_a_coalition_are_named_the_most_certain_first(
     assert verdict.highest_unnamed_score == verdict.carrier_scores[4]
 
 
-def test_the_threshold_is_shared_among_all_words_and_both_tests(
+def test_the_threshold_is_shared_among_all_words_tests_and_stages(
     issued_home: OwnerHome, copy_paths: dict[str, Path]
 ) -> None:
     for bound in (1e-12, 1e-6, 0.01):
         verdict = verify(issued_home, copy_paths["clinic-a"], max_false_accusation=bound)
         for witness in verdict.accused[0].witnesses:
-            assert witness.threshold == pytest.approx(math.log10(bound / 8 / 4), rel=1e-12)
+            assert witness.threshold == pytest.approx(
+                math.log10(6 / math.pi**2 * bound / 8 / 8), rel=1e-12
+            )
             assert witness.log10_p <= witness.threshold
 
 
@@ -138,7 +142,7 @@ def test_a_score_accuses_from_the_threshold_on(
     monkeypatch: pytest.MonkeyPatch,
     side: str,
 ) -> None:
-    threshold = Level(total=1e-6, words=8, hypotheses=4).carrier_threshold()
+    threshold = Level(total=1e-6, words=8, hypotheses=8).carrier_threshold()
     score = threshold * (1 + 1e-12) if side == "just reaches" else threshold * (1 - 1e-12)
     monkeypatch.setattr(
         carriers, "score", lambda key, _: 0.0 if key.customer.startswith("decoy/") else score
@@ -236,7 +240,7 @@ def test_with_two_campaigns_the_right_model_is_named_and_all_words_count(
     assert [(a.customer, a.model_id) for a in verdict.accused] == [(customer, digest[:16])]
     assert verdict.model_id == digest[:16]
     assert verdict.customers == 2 + 3
-    threshold = math.log10(1e-6 / 5 / 4)
+    threshold = math.log10(6 / math.pi**2 * 1e-6 / 5 / 8)
     assert verdict.accused[0].witnesses[0].threshold == pytest.approx(threshold, rel=1e-12)
     assert verdict.payload.matching_bits == 304
 
@@ -368,7 +372,7 @@ def test_the_json_has_the_specified_keys_and_no_secret(
     assert set(document["suspect"]) == {"path", "sha256", "kind"}
     assert set(document["accused"][0]) == {
         *("customer", "evidence", "score", "log10_p", "threshold"),
-        *("model_id", "other_witnesses"),
+        *("model_id", "test", "stage", "other_witnesses"),
     }
     assert set(document["payload"]) == {"bits", "best_match", "matching_bits", "bit_error_rate"}
     assert document["format"] == "smdl-verdict/1"

@@ -79,6 +79,10 @@ def issue(
         bool, typer.Option("--no-fidelity-check", help="Issue without checking accuracy.")
     ] = False,
     code_length: Annotated[int, typer.Option(help="Bits of a fingerprint.")] = 304,
+    code: Annotated[str, typer.Option(help="Kind of codewords: flat, nuida or arcsine.")] = "flat",
+    code_coalition: Annotated[
+        int, typer.Option(help="Coalition size that nuida or arcsine codewords are made for.")
+    ] = 4,
     strength: Annotated[float, typer.Option(help="Size of the mark.")] = 0.2,
     max_accuracy_drop: Annotated[float, typer.Option(help="A copy may lose this much.")] = 0.01,
     home: HomeOption = None,
@@ -94,6 +98,8 @@ def issue(
     values = {
         "where": "server",
         "code_length": code_length,
+        "code": code,
+        "code_coalition": code_coalition,
         "strength": strength,
         "max_accuracy_drop": max_accuracy_drop,
         "demo_customers": 0,

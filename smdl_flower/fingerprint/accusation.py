@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from smdl_flower.fingerprint.codes import Biases, Bits
 
 SoftBits = NDArray[np.float64]
+ScoreWeights = NDArray[np.float64]
 IntegerWeights = NDArray[np.int64]
 
 _SMALLEST_EXACT = 1e-290  # below, a double loses digits: the Chernoff bound takes over
@@ -30,14 +31,18 @@ _SMALLEST_EXACT = 1e-290  # below, a double loses digits: the Chernoff bound tak
 class Level:
     """The false-accusation probability each single comparison may spend.
 
+    Accusing goes in stages (theorem 2): stage k spends the share 6/(pi k)^2 of the total, and the
+    shares of all stages sum to one, however many there are.
+
     Attributes:
         total: Bound on naming *any* innocent in this verdict.
         words: Customers' words compared, in all campaigns together.
-        hypotheses: Pre-declared tests per word.
+        hypotheses: Pre-declared tests per word and stage.
 
     Example:
-        >>> round(Level(total=1e-6, words=10_000, hypotheses=1).carrier_threshold(), 2)
-        6.79
+        >>> level = Level(total=1e-6, words=10_000, hypotheses=1)
+        >>> round(level.carrier_threshold(), 2), round(level.carrier_threshold(stage=2), 2)
+        (6.86, 7.06)
     """
 
     total: float
@@ -48,13 +53,14 @@ class Level:
         if not 0.0 < self.total < 1.0 or self.words < 0 or self.hypotheses < 1:
             raise ValueError(f"not a level: {self}")
 
-    def log_p(self) -> float:
-        """Return the natural logarithm of the largest p-value that accuses (union bound)."""
-        return math.log(self.total / (max(1, self.words) * self.hypotheses))
+    def log_p(self, stage: int = 1) -> float:
+        """Return ln of the largest p-value that accuses in a stage, the first being 1."""
+        share = 6 / (math.pi * stage) ** 2
+        return math.log(self.total * share / (max(1, self.words) * self.hypotheses))
 
-    def carrier_threshold(self) -> float:
-        """Return the score from which a carrier accuses, sqrt(2 ln(words hypotheses / total))."""
-        return math.sqrt(-2 * self.log_p())
+    def carrier_threshold(self, stage: int = 1) -> float:
+        """Return the score from which a carrier accuses in a stage."""
+        return math.sqrt(-2 * self.log_p(stage))
 
 
 def carrier_log_p(score: float) -> float:
@@ -63,10 +69,10 @@ def carrier_log_p(score: float) -> float:
 
 
 class PayloadTest:
-    """The exact test of codewords against the soft bits of one suspect.
+    """The exact test of codewords with one decoder's weights, for one suspect.
 
     The score of a codeword x in {0,1}^m is ``sum_i w_i x_i``, with integers w_i proportional to the
-    soft bits (clipped at twice their upper quartile, against a few forged large values).
+    decoder's weights.
 
     Example:
         >>> test = PayloadTest(np.array([1.0, -1.0, 1.0, -1.0]), np.full(4, 0.5))
@@ -75,8 +81,8 @@ class PayloadTest:
         0.0625
     """
 
-    def __init__(self, soft_bits: SoftBits, biases: Biases) -> None:
-        self.weights = integer_weights(soft_bits)
+    def __init__(self, weights: ScoreWeights, biases: Biases) -> None:
+        self.weights = integer_weights(weights)
         self._biases = biases
         self._offset = int(self.weights[self.weights < 0].sum())
         self._survival = _survival(self.weights, biases)
@@ -120,21 +126,17 @@ class PayloadTest:
         return min(0.0, bound((low + high) / 2))
 
 
-def integer_weights(soft_bits: SoftBits) -> IntegerWeights:
-    """Return soft bits as small integers, proportional but for clipping, ``(m,)``.
+def integer_weights(weights: ScoreWeights) -> IntegerWeights:
+    """Return a decoder's weights as small integers in proportion, ``(m,)``.
 
     Example:
         >>> integer_weights(np.array([0.5, -1.0, 1.0])).tolist()
         [64, -127, 127]
     """
-    sizes = np.abs(soft_bits)
-    # A quartile, not the mean square: one forged bit must not round all others to zero.
-    cap = 2 * float(np.quantile(sizes, 0.75)) or float(sizes.max(initial=0.0))
-    clipped = np.clip(soft_bits, -cap, cap)
-    largest = float(np.abs(clipped).max(initial=0.0))
+    largest = float(np.abs(weights).max(initial=0.0))
     if largest == 0.0:
-        return np.zeros(len(soft_bits), dtype=np.int64)
-    return np.rint(clipped / largest * weight_levels(len(soft_bits))).astype(np.int64)
+        return np.zeros(len(weights), dtype=np.int64)
+    return np.rint(weights / largest * weight_levels(len(weights))).astype(np.int64)
 
 
 def weight_levels(length: int) -> int:

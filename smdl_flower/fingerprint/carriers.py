@@ -107,11 +107,14 @@ class Chips:
 
     def compress(self, direction: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the sums of a direction ``(d,)`` over the groups, ``(L,)``."""
+        return self.sums(direction * self.signs)
+
+    def sums(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the sums of values ``(d,)`` over the groups, signs left out, ``(L,)``."""
         sums = np.zeros(self.length)
-        for start in range(0, len(direction), CHUNK):
+        for start in range(0, len(values), CHUNK):
             where = slice(start, start + CHUNK)
-            signed = direction[where] * self.signs[where]
-            sums += np.bincount(self.groups[where], weights=signed, minlength=self.length)
+            sums += np.bincount(self.groups[where], weights=values[where], minlength=self.length)
         return sums.astype(np.float32)
 
 

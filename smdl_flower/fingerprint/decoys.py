@@ -6,7 +6,7 @@ suspect made from the decoys' own words) and no verdict may rest on it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,19 +41,19 @@ class DecoySummary:
     highest: float
 
 
-def check(scores: Sequence[float], payload_log_ps: Sequence[float]) -> DecoySummary:
+def check(scores: Sequence[float], payload_log_ps: Mapping[str, Sequence[float]]) -> DecoySummary:
     """Compare decoys with what the theorems allow.
 
     Args:
         scores: Carrier scores z of the decoys.
-        payload_log_ps: ln of their payload p-values.
+        payload_log_ps: ln of their payload p-values by decoder.
 
     Raises:
         NotComparableError: They are not as the theorems say: nobody may be accused.
 
     Example:
         >>> rng = np.random.default_rng(1)
-        >>> check(rng.standard_normal(1000), np.log(rng.random(1000))).count
+        >>> check(rng.standard_normal(1000), {"symmetric": np.log(rng.random(1000))}).count
         1000
     """
     values = np.asarray(scores)
@@ -61,7 +61,9 @@ def check(scores: Sequence[float], payload_log_ps: Sequence[float]) -> DecoySumm
     summary = DecoySummary(
         count, float(values.mean()), float(values.std()), float(values.max(initial=-math.inf))
     )
-    problems = _carrier_problems(summary) + _payload_problems(np.exp(payload_log_ps))
+    problems = _carrier_problems(summary)
+    for decoder, log_ps in payload_log_ps.items():
+        problems += _payload_problems(decoder, np.exp(log_ps))
     if problems:
         raise NotComparableError(
             f"{count} customers who were never issued a copy do not score as the theorem says "
@@ -85,11 +87,11 @@ def _carrier_problems(summary: DecoySummary) -> list[str]:
     return problems
 
 
-def _payload_problems(p_values: np.typing.NDArray[np.float64]) -> list[str]:
+def _payload_problems(decoder: str, p_values: np.typing.NDArray[np.float64]) -> list[str]:
     count, problems = len(p_values), []
     for level in LEVELS:
         allowed = count * level + DEVIATIONS * math.sqrt(count * level * (1 - level))
         found = int((p_values <= level).sum())
         if found > allowed:
-            problems.append(f"{found} payload p-values at or below {level}")
+            problems.append(f"{found} payload p-values ({decoder}) at or below {level}")
     return problems

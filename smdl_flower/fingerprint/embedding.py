@@ -49,10 +49,12 @@ class Mark(CarrierMark):
 
     Attributes:
         spreading: Groups and signs of the payload.
+        biases: Probability of a one at each position of a codeword, ``(m,)``.
         strength: alpha, root mean square of a mark in units of scale.
     """
 
     spreading: Spreading = field(repr=False)
+    biases: codes.Biases = field(repr=False)
     strength: float
 
     @classmethod
@@ -62,7 +64,7 @@ class Mark(CarrierMark):
         profile: Vector,
         key: CampaignKey,
         *,
-        length: int,
+        code: codes.Code,
         strength: float,
         carrier_length: int | None = None,
     ) -> "Mark":
@@ -72,7 +74,7 @@ class Mark(CarrierMark):
             base: w0.
             profile: phi, ``(d,)``.
             key: Of the campaign.
-            length: Code length, m.
+            code: Of the codewords.
             strength: alpha.
             carrier_length: Values of a carrier; default is what suits the model's size.
 
@@ -80,20 +82,16 @@ class Mark(CarrierMark):
             CapacityError: The model is too small for the code length at this strength.
         """
         layout = Layout.of(base)
-        amplitude(layout.size, length, strength**2 / 2)
-        spreading = Spreading.of(key, profile, length)
+        amplitude(layout.size, code.length, strength**2 / 2)
+        spreading = Spreading.of(key, profile, code.length)
         if not spreading.norms.all():
             raise CapacityError(
-                f"{layout.size:,} weights left one of {length} bits without any; lower "
+                f"{layout.size:,} weights left one of {code.length} bits without any; lower "
                 "fingerprint.code-length"
             )
         chips = Chips.for_size(key, layout.size, carrier_length)
-        return cls(layout, layout.flatten(base), profile, chips, spreading, strength)
-
-    @property
-    def biases(self) -> codes.Biases:
-        """Probability of a one at each position of a codeword, ``(m,)``."""
-        return codes.flat_biases(self.spreading.length)
+        biases = code.biases(key)
+        return cls(layout, layout.flatten(base), profile, chips, spreading, biases, strength)
 
     @property
     def amplitude(self) -> float:

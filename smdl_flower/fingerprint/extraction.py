@@ -38,12 +38,15 @@ class Reading:
         soft_bits: y, ``(m,)``; their signs are the payload.
         direction: Unit vector as long as a carrier, or all zero if the suspect does not differ
             from w0.
+        gains: How much of a carrier's value shows in the direction, up to one common factor; as
+            long as a carrier.
         erased: Share of marked weights that are exactly zero.
         alignment: How the suspect was aligned to w0 before it was read.
     """
 
     soft_bits: SoftBits = field(repr=False)
     direction: Vector = field(repr=False)
+    gains: Vector = field(repr=False)
     erased: float
     alignment: str
 
@@ -78,10 +81,10 @@ def read(mark: Mark, suspect: Weights, alignment: str = "none") -> Reading:
     examined = Deviation.of(mark, suspect)
     soft_bits = read_payload(mark, _without_outliers(mark, examined))
     rest = mark.spreading.remove_span(examined.values, examined.kept)
-    direction = examined.direction(mark, rest)
+    direction, gains = examined.direction(mark, rest)
     if not np.isfinite(soft_bits).all():
         raise NotComparableError(_TOO_LARGE)
-    return Reading(soft_bits, direction, examined.erased, alignment)
+    return Reading(soft_bits, direction, gains, examined.erased, alignment)
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ class Deviation:
         """Return another model's deviation, on the weights that this one kept, ``(d,)``."""
         return _bounded_deviation(mark, mark.layout.flatten(weights), self.kept, self.bins)
 
-    def direction(self, mark: CarrierMark, rest: Vector) -> Vector:
-        """Return the unit vector that carriers are compared with.
+    def direction(self, mark: CarrierMark, rest: Vector) -> tuple[Vector, Vector]:
+        """Return the unit vector that carriers are compared with, and their gains in it.
 
         Args:
             mark: Of the unmarked model.
@@ -136,10 +139,10 @@ class Deviation:
         Raises:
             NotComparableError: Most values are too large to compute with.
         """
-        direction = _direction(mark, rest, self.bins)
+        direction, gains = _direction(mark, rest, self.bins)
         if not np.isfinite(direction).all():
             raise NotComparableError(_TOO_LARGE)
-        return direction
+        return direction, gains
 
 
 @dataclass(frozen=True)
@@ -193,18 +196,26 @@ def _without_outliers(mark: Mark, examined: Deviation) -> Vector:
     return weights
 
 
-def _direction(mark: CarrierMark, rest: Vector, bins: _Bins) -> Vector:
-    direction = np.zeros_like(rest)
+def _direction(mark: CarrierMark, rest: Vector, bins: _Bins) -> tuple[Vector, Vector]:
+    direction, gains = np.zeros_like(rest), np.zeros_like(rest)
     for chosen in bins.members:
         values = rest[chosen]
         values -= np.median(values)
         spread = MAD_TO_DEVIATION * float(np.median(np.abs(values)))
         # Where most weights are untouched the median deviation is of rounding size.
         spread = max(spread, 1e-3 * float(np.sqrt(np.mean(np.square(values)))), 1e-12)
+        within = np.abs(values) < CLIP * spread  # a clipped value says nothing about a carrier's
         np.clip(values, -CLIP * spread, CLIP * spread, out=values)
-        direction[chosen] = mark.profile[chosen] * values / np.float32(spread**2)
+        profile = mark.profile[chosen]
+        direction[chosen] = profile * values / np.float32(spread**2)
+        gains[chosen] = np.square(profile) * within / np.float32(spread**2)
     if mark.chips:
-        direction = mark.chips.compress(direction)
+        direction, gains = mark.chips.compress(direction), mark.chips.sums(gains)
+    return unit(direction), gains / np.float32(gains.max(initial=0.0) or 1.0)
+
+
+def unit(direction: Vector) -> Vector:
+    """Return a direction at length one, or as it is if it is all zero."""
     length = float(np.sqrt(np.sum(np.square(direction, dtype=np.float64))))
     # A little shorter than one, so that rounding to float32 never makes a score larger.
     return direction / np.float32(length * (1 + 1e-6)) if length > 0.0 else direction

@@ -59,7 +59,7 @@ class ServerIssuer:
                 "where": "server",
                 "model_id": campaign.model.model_id,
                 "marked_weights": campaign.mark.layout.size,
-                "code_length": campaign.model.code_length,
+                "code_length": campaign.model.code.length,
                 "base_accuracy": campaign.base_accuracy,
                 "copies": [_copy_json(self._folder.path, result) for result in results],
             }

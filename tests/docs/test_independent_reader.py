@@ -42,7 +42,13 @@ def issued(tmp_path_factory):
     home.registry.add_customers(CUSTOMERS)
     spec = ModelSpec("cnn", channels=1, classes=4, image_size=8)
     config = FingerprintConfig(
-        where="server", code_length=300, strength=0.2, max_accuracy_drop=0.0, demo_customers=0
+        where="server",
+        code_length=300,
+        code="flat",
+        code_coalition=4,
+        strength=0.2,
+        max_accuracy_drop=0.0,
+        demo_customers=0,
     )
     base = models.to_weights(models.build(spec, seed=3))
     campaign = issuing.open_campaign(home, spec, base, config, FidelityGate(None, 0.0))
@@ -196,10 +202,11 @@ def test_both_readers_read_the_same(issued, tmp_path, pruned, factor):
     np.testing.assert_allclose(sorted(scores), verdict.carrier_scores, atol=0.05)
     accused = verdict.accused[0]
     assert accused.customer == "clinic-a"
-    found = {witness.evidence: witness.score for witness in accused.witnesses}
+    found = {witness.test: witness.score for witness in accused.witnesses}
     word, _ = reader.customer("clinic-a")
     # A soft bit on the edge of a rounding step may go either way.
-    assert found["payload"] == pytest.approx(payload_score(soft_bits, word), abs=3)
+    assert found["symmetric"] == pytest.approx(payload_score(soft_bits, word), abs=3)
+    assert found["oosterwijk"] == 127 * int(np.sign(soft_bits)[word].sum())
 
 
 def test_the_registry_is_chained_as_the_page_says(issued):

@@ -142,7 +142,7 @@ def test_an_innocent_who_is_named_by_mistake_is_counted_and_shown(bench, monkeyp
 
     def verify(*args, **kwargs):
         verdict = real(*args, **kwargs)
-        witness = Witness("carrier", 9.0, -17.0, -7.2)
+        witness = Witness("carrier", 9.0, -17.0, -7.2, "carrier", 1)
         wrong = Accusation("customer-99", verdict.model_id, (witness,))
         return dataclasses.replace(verdict, accused=(*verdict.accused, wrong))
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout
@@ -34,4 +35,4 @@ def small_key() -> CampaignKey:
 def small_mark(small_base: Weights, small_key: CampaignKey) -> Mark:
     """32 bits at strength 0.2: 400 weights a bit, A = 2.65."""
     profile = uniform_profile(Layout.of(small_base))
-    return Mark.of(small_base, profile, small_key, length=32, strength=0.2)
+    return Mark.of(small_base, profile, small_key, code=Code(32), strength=0.2)

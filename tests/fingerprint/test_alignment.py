@@ -20,6 +20,7 @@ from smdl_flower import models
 from smdl_flower.errors import NotComparableError
 from smdl_flower.fingerprint import carriers, codes, extraction
 from smdl_flower.fingerprint.alignment import Aligned, align
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark, embed
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout
@@ -125,7 +126,7 @@ def marked(name: str) -> Marked:
     layout = Layout.of(base)
     profile = sensitivity_profile(module, layout, (1, 28, 28), samples=30)
     key = OwnerKey(bytes(range(32))).campaign("0b" * 32)
-    mark = Mark.of(base, profile, key, length=LENGTH, strength=0.2)
+    mark = Mark.of(base, profile, key, code=Code(LENGTH), strength=0.2)
     copy = layout.restore(base, embed(mark, key.customer("clinic-a")))
     return Marked(name, module, base, mark, key, copy)
 

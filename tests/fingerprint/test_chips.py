@@ -7,6 +7,7 @@ from smdl_flower.attacks import altering, collusion
 from smdl_flower.fingerprint import carriers, codes, extraction
 from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.fingerprint.carriers import Chips
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark, embed
 from smdl_flower.fingerprint.layout import Layout
 from smdl_flower.fingerprint.profile import uniform_profile
@@ -23,7 +24,7 @@ def base():
 @pytest.fixture(scope="module")
 def mark(base, small_key):
     profile = uniform_profile(Layout.of(base))
-    return Mark.of(base, profile, small_key, length=304, strength=0.2, carrier_length=LENGTH)
+    return Mark.of(base, profile, small_key, code=Code(304), strength=0.2, carrier_length=LENGTH)
 
 
 def copy_for(mark, base, key, name):
@@ -38,7 +39,7 @@ def test_large_models_get_compressed_carriers_by_default(base, small_key):
     assert carriers.length_for(1_000_000) == 1_000_000
     assert carriers.length_for(1_000_001) == carriers.CHIPS
     profile = uniform_profile(Layout.of(base))
-    assert Mark.of(base, profile, small_key, length=304, strength=0.2).chips is None
+    assert Mark.of(base, profile, small_key, code=Code(304), strength=0.2).chips is None
 
 
 def test_compressing_is_the_adjoint_of_spreading(small_key):

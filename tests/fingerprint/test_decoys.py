@@ -11,7 +11,7 @@ from smdl_flower.registry import check_names
 
 def healthy(seed=0):
     rng = np.random.default_rng(seed)
-    return rng.standard_normal(1000), np.log(rng.random(1000))
+    return rng.standard_normal(1000), {"symmetric": np.log(rng.random(1000))}
 
 
 def test_decoys_that_score_as_innocents_are_accepted_whatever_the_draw():
@@ -46,9 +46,10 @@ def test_carrier_scores_that_no_theorem_allows_are_refused(scores, problem):
 
 
 def test_payload_p_values_that_are_too_small_are_refused():
-    scores, log_ps = healthy()
-    with pytest.raises(NotComparableError, match="payload"):
-        decoys.check(scores, log_ps + math.log(0.5))
+    scores, healthy_ps = healthy()
+    small = {"likelihood": healthy_ps["symmetric"] + math.log(0.5)}
+    with pytest.raises(NotComparableError, match=r"payload p-values \(likelihood\)"):
+        decoys.check(scores, healthy_ps | small)
 
 
 def test_no_customer_can_be_a_decoy():

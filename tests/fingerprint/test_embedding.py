@@ -9,6 +9,7 @@ import pytest
 
 from smdl_flower.errors import CapacityError
 from smdl_flower.fingerprint import carriers, codes, extraction
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark, embed
 from smdl_flower.fingerprint.keys import CampaignKey
 from smdl_flower.fingerprint.layout import Layout, Vector
@@ -47,7 +48,7 @@ def test_every_bit_reads_back_wherever_the_mark_is_allowed(
 ) -> None:
     base = base_of(size)
     profile = uneven_profile(size) if uneven else uniform_profile(Layout.of(base))
-    mark = Mark.of(base, profile, small_key, length=length, strength=strength)
+    mark = Mark.of(base, profile, small_key, code=Code(length), strength=strength)
     for name in ("clinic-a", "clinic-b"):
         key = small_key.customer(name)
         soft = extraction.read_payload(mark, embed(mark, key))
@@ -66,10 +67,10 @@ def test_a_model_too_small_is_refused_and_the_named_length_works(
     base = base_of(size)
     profile = uniform_profile(Layout.of(base))
     with pytest.raises(CapacityError, match="code-length") as refusal:
-        Mark.of(base, profile, small_key, length=length, strength=strength)
+        Mark.of(base, profile, small_key, code=Code(length), strength=strength)
     named = re.search(r"code-length to (\d+) or less", str(refusal.value))
     assert named is not None
-    mark = Mark.of(base, profile, small_key, length=int(named[1]), strength=strength)
+    mark = Mark.of(base, profile, small_key, code=Code(int(named[1])), strength=strength)
     assert mark.amplitude >= 1.0
     key = small_key.customer("clinic-a")
     bits = extraction.read_payload(mark, embed(mark, key)) > 0
@@ -84,7 +85,7 @@ def test_the_marks_root_mean_square_in_units_of_scale_is_its_strength(
     base = base_of(40_000)
     layout = Layout.of(base)
     profile = uneven_profile(layout.size) if uneven else uniform_profile(layout)
-    mark = Mark.of(base, profile, small_key, length=16, strength=strength)
+    mark = Mark.of(base, profile, small_key, code=Code(16), strength=strength)
     change = (embed(mark, small_key.customer("clinic-a")) - mark.base).astype(float)
     for tensor in layout.tensors:
         change[tensor.where] /= tensor.scale

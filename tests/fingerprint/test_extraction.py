@@ -12,6 +12,7 @@ from smdl_flower.attacks import altering, collusion
 from smdl_flower.errors import NotComparableError
 from smdl_flower.fingerprint import carriers, codes, extraction
 from smdl_flower.fingerprint.accusation import Level, PayloadTest
+from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark, embed
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout
@@ -185,7 +186,7 @@ def test_a_model_that_is_no_customers_accuses_nobody(
                 else OwnerKey(bytes(32)).campaign("5b" * 32)
             )
             profile = uniform_profile(Layout.of(small_base))
-            mark = Mark.of(small_base, profile, other, length=32, strength=0.2)
+            mark = Mark.of(small_base, profile, other, code=Code(32), strength=0.2)
             suspect = mark.layout.restore(small_base, embed(mark, other.customer("innocent-7")))
     assert highest(small_mark, innocent_carriers, suspect) < THRESHOLD
     reading = extraction.read(small_mark, suspect)
