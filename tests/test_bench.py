@@ -1,20 +1,24 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from smdl_flower.attacks.catalogue import ATTACKS
-from smdl_flower.bench import page, plan, summary
+from smdl_flower.bench import efficiency, page, plan, summary, trials
 from smdl_flower.bench.plan import CONTROLS, Plan, Row
 from smdl_flower.bench.record import Record, Result, Trace
+from smdl_flower.bench.subject import Subject
 from smdl_flower.config import checked
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 
 KEY = OwnerKey(bytes(range(32)))
 IDENTITY = {
-    "scenario": "test", "model_id": "m1", "customers": 8, "customers_per_row": 1, "seeds": 1,
+    "scenario": "test", "model_id": "m1", "marked_weights": 10_000,
+    "customers": 8, "customers_per_row": 1, "seeds": 1,
     "plan_sha256": "0" * 64, "code_sha256": "1" * 64, "max_false_accusation": 1e-6, "versions": {},
 }  # fmt: skip
 PRUNE, MEAN = Row("prune", {"fraction": 0.5}), Row("average", {}, 2)
@@ -28,6 +32,8 @@ TRACED = Result(
     alignment="none",
     bit_error_rate=0.0,
     highest_unnamed_score=1.2,
+    guilty_scores={"clinic-a": 120.0},
+    noise=0.4,
     accuracy_before=0.98,
     accuracy_after=0.97,
 )
@@ -50,6 +56,13 @@ def test_the_full_plan_has_every_attack_five_customers_and_three_seeds():
     assert {row.attack for row in what.rows} == {*CONTROLS, *ATTACKS}
     assert set(plan.STRENGTHS) <= set(ATTACKS)
     assert (what.customers, what.seeds) == (5, 3)
+
+
+def test_no_two_customers_meet_an_attack_with_the_same_seed():
+    subject = cast(Subject, SimpleNamespace(customers=("a", "b", "c", "d")))
+    what = Plan((Row("noise"), Row("prune"), Row("noise", {"seed": 9})), 3, 2, first_seed=5)
+    seeds = [trial.seed for trial in trials.trials(subject, what)]
+    assert seeds == [5, 6, 7, 8, 9, 10, *[None] * 6]
 
 
 def test_a_plan_of_chosen_attacks_keeps_the_controls():
@@ -112,6 +125,21 @@ def test_a_record_that_was_changed_is_refused(path, change):
     path.write_text(change(path.read_text()))
     with pytest.raises(IntegrityError, match="remove it to start anew"):
         record_at(path)
+
+
+def test_what_is_said_of_a_row_is_kept(path):
+    record = record_at(path)
+    record.add(MEAN, {**ABOUT, "block": "C"}, TRACED)
+    efficiency.complete(record)
+    record.save()
+    (row,) = record_at(path).document()["rows"]
+    assert row["efficiency"]["noise"] == pytest.approx(0.4)
+    assert summary.lines(record.document())[0].eta == row["efficiency"]["eta"]
+    assert f"{row['efficiency']['eta']:.2f}</td>" in page_of(path, complete_of(record))
+
+
+def complete_of(record):
+    return record.document(summary.totals(record.document()))
 
 
 def test_a_record_of_another_owner_is_refused(path):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from smdl_flower.attacks import (
     altering,
     blending,
+    cleansing,
     coalition,
     distilling,
     finetuning,
@@ -20,7 +21,17 @@ from smdl_flower.weights import Weights
 
 __all__ = ["ATTACKS", "Attack", "Stolen", "run"]
 
-_MODULES = (altering, obfuscation, overwriting, finetuning, blending, distilling, hiding, coalition)
+_MODULES = (
+    altering,
+    obfuscation,
+    overwriting,
+    finetuning,
+    blending,
+    cleansing,
+    distilling,
+    hiding,
+    coalition,
+)
 
 ATTACKS: dict[str, Attack] = {
     attack.name: attack for module in _MODULES for attack in module.ENTRIES

@@ -3,6 +3,7 @@
 No mark in weights survives this, by construction; it is here for an honest table.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,11 +13,9 @@ from smdl_flower import models, training
 from smdl_flower.attacks.entry import Attack, Stolen
 from smdl_flower.attacks.finetuning import FineTuneOptions, thief_images
 from smdl_flower.attacks.fitting import fit, logits_of, untrained_model
-from smdl_flower.config import Count, Positive
+from smdl_flower.config import Count, Positive, Section
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
-
-_IMAGES = "unlabelled images of the same task"
 
 
 class HardLabelOptions(FineTuneOptions):
@@ -33,49 +32,98 @@ class DistillOptions(HardLabelOptions):
     temperature: float = Field(2.0, ge=0.1, le=100.0, description="of the soft labels")
 
 
-def distill(copy: Weights, spec: ModelSpec, options: DistillOptions) -> Weights:
-    """Return a student of the probabilities the copy gives (Hinton et al. 2015)."""
-    return _student(copy, spec, options, options.temperature)
+class KnockoffOptions(DistillOptions):
+    """Settings of ``knockoff``."""
+
+    data: str = Field("digits", description="source of images of another task (training part)")
 
 
-def distill_hard(copy: Weights, spec: ModelSpec, options: HardLabelOptions) -> Weights:
+class AcrossOptions(DistillOptions):
+    """Settings of ``distill-across``."""
+
+    student: str = Field("", description="its architecture; default resnet8, or cnn for resnet8")
+
+
+def distill(copy: Weights, spec: ModelSpec, options: DistillOptions) -> Stolen:
+    """Return a student of the probabilities the copy gives (Hinton et al. 2015).
+
+    On images of another task this is a knockoff net (Orekondy, Schiele and Fritz 2019).
+    """
+    return _student(copy, spec, options, spec)
+
+
+def distill_hard(copy: Weights, spec: ModelSpec, options: HardLabelOptions) -> Stolen:
     """Return a student of the classes the copy names."""
-    return _student(copy, spec, options, None)
+    return _student(copy, spec, options, spec)
+
+
+def distill_across(copy: Weights, spec: ModelSpec, options: AcrossOptions) -> Stolen:
+    """Return a student of another architecture.
+
+    Raises:
+        ConfigError: There is no such architecture.
+    """
+    name = options.student or ("cnn" if spec.name == "resnet8" else "resnet8")
+    return _student(copy, spec, options, replace(spec, name=name))
 
 
 def _student(
-    copy: Weights, spec: ModelSpec, options: HardLabelOptions, temperature: float | None
-) -> Weights:
+    copy: Weights, spec: ModelSpec, options: HardLabelOptions, student: ModelSpec
+) -> Stolen:
     images = thief_images(options, spec.image_size)
     # the classes of the thief's images do not matter: nobody looks at them
     training.require_fit(images, replace(spec, classes=len(images.classes)))
     logits = logits_of(models.from_weights(spec, copy), images)
-    targets = logits.argmax(1) if temperature is None else (logits / temperature).softmax(1)
+    temperature = options.temperature if isinstance(options, DistillOptions) else None
+    targets = (logits / temperature).softmax(1) if temperature else logits.argmax(1)
     recipe = replace(options.recipe, schedule="cosine", temperature=temperature or 1.0)
-    student = untrained_model(spec, options.seed)
-    fit(student, images, targets, recipe, torch.Generator().manual_seed(options.seed))
-    return models.to_weights(student)
+    model = untrained_model(student, options.seed)
+    fit(model, images, targets, recipe, torch.Generator().manual_seed(options.seed))
+    return Stolen(models.to_weights(model), model)
+
+
+def _entry(
+    name: str,
+    number: int,
+    summary: str,
+    options: type[Section],
+    steal: Callable[..., Stolen],
+    knows: str = "unlabelled images of the same task",
+) -> Attack:
+    return Attack(
+        *(name, number, "A", summary, knows, 1, options),
+        run=lambda copies, spec, o: steal(copies[0], spec, o),
+    )
 
 
 ENTRIES = (
-    Attack(
+    _entry(
         "distill",
         39,
-        "A",
         "train a new model on the copy's probabilities",
-        _IMAGES,
-        1,
         DistillOptions,
-        lambda copies, spec, o: Stolen.fitting(spec, distill(copies[0], spec, o)),
+        distill,
     ),
-    Attack(
+    _entry(
         "distill-hard",
         40,
-        "A",
         "train a new model on the copy's decisions",
-        _IMAGES,
-        1,
         HardLabelOptions,
-        lambda copies, spec, o: Stolen.fitting(spec, distill_hard(copies[0], spec, o)),
+        distill_hard,
+    ),
+    _entry(
+        "knockoff",
+        41,
+        "train a new model on the copy's probabilities for images of another task",
+        KnockoffOptions,
+        distill,
+        "unlabelled images of another task",
+    ),
+    _entry(
+        "distill-across",
+        42,
+        "train a model of another architecture on the copy's probabilities",
+        AcrossOptions,
+        distill_across,
     ),
 )

@@ -24,16 +24,21 @@ from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
 
 
-class FineTuneOptions(Section):
-    """Settings of ``fine-tune``, and of all attacks that train."""
+class ImageOptions(Section):
+    """Settings of all attacks that need images."""
 
     data: str = Field("mnist-5k", description="source of the thief's images (training part)")
     data_dir: str = Field("", alias="data-dir")
     images: Count = Field(800, description="how many of them the thief has")
+    seed: Seed = 1
+
+
+class FineTuneOptions(ImageOptions):
+    """Settings of ``fine-tune``, and of all attacks that train."""
+
     epochs: Count = 5
     learning_rate: Positive = Field(0.01, alias="learning-rate")
     batch_size: Count = Field(32, alias="batch-size")
-    seed: Seed = 1
 
     @property
     def recipe(self) -> Recipe:
@@ -172,7 +177,7 @@ def train_model(
     return models.to_weights(model)
 
 
-def fitting_images(spec: ModelSpec, options: FineTuneOptions) -> Images:
+def fitting_images(spec: ModelSpec, options: ImageOptions) -> Images:
     """Return the thief's images, of the model's own task.
 
     Raises:
@@ -183,7 +188,7 @@ def fitting_images(spec: ModelSpec, options: FineTuneOptions) -> Images:
     return images
 
 
-def thief_images(options: FineTuneOptions, image_size: int) -> Images:
+def thief_images(options: ImageOptions, image_size: int) -> Images:
     """Return the first images of the source's training part, in a fixed random order."""
     source = DataConfig.of_one_party(options.data, options.data_dir, image_size)
     train = load_split(source).train

@@ -21,7 +21,7 @@ class SeedOptions(Section):
 
 
 class RescaleOptions(Section):
-    """Settings of ``rescale`` and ``permute-rescale``."""
+    """Settings of ``rescale``, ``permute-rescale`` and ``permute-rescale-fold``."""
 
     level: float = Field(1.0, ge=0.0, le=3.0, description="of the factors' natural logarithm")
     seed: Seed = 1
@@ -155,6 +155,15 @@ ENTRIES = (
         "move the scales of norms, or of units, to the next layer",
         NoOptions,
         lambda copy, spec, _: symmetry.fold_norms(copy, spec),
+    ),
+    _entry(
+        "permute-rescale-fold",
+        21,
+        "rescale hidden units, put them in another order, then move scales to the next layer",
+        RescaleOptions,
+        lambda copy, spec, o: symmetry.fold_norms(
+            permute_and_rescale(copy, spec, o.level, o.seed), spec
+        ),
     ),
     _entry(
         "dummy-zero",

@@ -15,12 +15,16 @@ from torch import nn
 from smdl_flower import models
 from smdl_flower.attacks.altering import matrices
 from smdl_flower.attacks.entry import Attack, Stolen
-from smdl_flower.config import Section, Seed
+from smdl_flower.attacks.finetuning import ImageOptions, fitting_images
+from smdl_flower.config import Fraction, Section, Seed
 from smdl_flower.models import ModelSpec
+from smdl_flower.training import evaluate
 from smdl_flower.weights import Weights
 
 _CODE = "this project's code, not the key"
 _FLOOR = 1e-3  # of the mean sensitivity: a weight without any still bears a finite change
+_LARGEST_LEVEL = 8.0  # far beyond what leaves a model of use
+_HALVINGS = 10
 _LARGEST = 4.0  # share of one weight, in root mean squares
 
 
@@ -31,6 +35,14 @@ class JamOptions(Section):
     power: float = Field(0.25, ge=0.0, le=1.0, description="of the sensitivity; 0.25 as a mark")
     samples: int = Field(200, ge=1, le=100_000, description="noise inputs to measure it with")
     seed: Seed = 1
+
+
+class JamToLimitOptions(ImageOptions):
+    """Settings of ``jam-limit``."""
+
+    drop: Fraction = Field(0.01, description="of accuracy on the thief's images")
+    power: float = Field(0.25, ge=0.0, le=1.0, description="of the sensitivity; 0.25 as a mark")
+    samples: int = Field(200, ge=1, le=100_000, description="noise inputs to measure it with")
 
 
 class OverwriteOptions(Section):
@@ -45,13 +57,47 @@ class OverwriteOptions(Section):
 
 def jam(copy: Weights, spec: ModelSpec, options: JamOptions) -> Weights:
     """Return the copy with noise where the loss is least sensitive."""
+    jamming = jamming_noise(copy, spec, options)
+    return add(copy, jamming, options.level)
+
+
+def jam_to_limit(copy: Weights, spec: ModelSpec, options: JamToLimitOptions) -> Weights:
+    """Return the copy jammed just so hard that the thief's images notice.
+
+    The level is found by bisection: the accuracy on these images falls by at least ``drop``.
+    """
+    images = fitting_images(spec, options)
+    jamming = jamming_noise(copy, spec, options)
+
+    def accuracy(level: float) -> float:
+        return evaluate(models.from_weights(spec, add(copy, jamming, level)), images).accuracy
+
+    least = accuracy(0.0) - options.drop
+    low, high = 0.0, _LARGEST_LEVEL
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if accuracy(middle) <= least else (middle, high)
+    return add(copy, jamming, high)
+
+
+def jamming_noise(
+    copy: Weights, spec: ModelSpec, options: JamOptions | JamToLimitOptions
+) -> Weights:
+    """Return noise of the level one."""
     rng = np.random.default_rng(options.seed)
     reach = _reach(copy, spec, options.power, options.samples, options.seed)
-    noisy = dict(copy)
-    for name, share in reach.items():
-        noise = rng.standard_normal(share.shape)
-        noisy[name] = np.asarray(copy[name] + options.level * share * noise, np.float32)
-    return noisy
+    return {
+        name: np.asarray(share * rng.standard_normal(share.shape), np.float32)
+        for name, share in reach.items()
+    }
+
+
+def add(copy: Weights, change: Weights, level: float) -> Weights:
+    """Return the copy with a multiple of a change to some of its tensors."""
+    changed = {
+        n: np.asarray(copy[n] + level * c.astype(float), np.float32) for n, c in change.items()
+    }
+    return {**copy, **changed}
 
 
 def overwrite(copy: Weights, spec: ModelSpec, options: OverwriteOptions) -> Weights:
@@ -147,6 +193,16 @@ ENTRIES = (
         1,
         JamOptions,
         lambda copies, spec, o: Stolen.fitting(spec, jam(copies[0], spec, o)),
+    ),
+    Attack(
+        "jam-limit",
+        11,
+        "A",
+        "add such noise until the thief's own images notice",
+        f"{_CODE}; labelled images of the same task",
+        1,
+        JamToLimitOptions,
+        lambda copies, spec, o: Stolen.fitting(spec, jam_to_limit(copies[0], spec, o)),
     ),
     Attack(
         "overwrite",

@@ -143,7 +143,7 @@ Logarithmic beyond -10.</p>{% endif %}
 <p class="small">Points are set a little beside each other. Grey: other attacks.</p>{% endif %}
 <h2>All attacks</h2>
 <table class="wide"><tr><th>attack</th><th>copies</th><th>accuracy kept</th><th>named</th>
-<th>wrongly</th><th>least z</th><th>weakest log10 p</th><th>bit errors</th></tr>
+<th>wrongly</th><th>least z</th><th>weakest log10 p</th><th>bit errors</th><th>eta</th></tr>
 {% for line in lines %}<tr{% if line.wrongly_named %} class="wrong"{% endif %}>
 <td>{{ line.attack }} {{ line.settings }}{% if line.remark %}<br>
 <span class="small">{{ line.remark | truncate(100) }}</span>{% endif %}</td>
@@ -152,10 +152,13 @@ Logarithmic beyond -10.</p>{% endif %}
 <td>{{ "%d of %d" | format(line.named, line.guilty) if line.guilty else "-" }}</td>
 <td>{{ line.wrongly_named }}</td><td>{{ line.least_score | figure("{:.0f}") }}</td>
 <td>{{ line.weakest_log10_p | figure("{:.0f}") }}</td>
-<td>{{ line.bit_error_rate | figure("{:.1%}") }}</td></tr>{% endfor %}</table>
-<p class="small">Least z, weakest log10 p: of the guilty who were named. An innocent is counted
-once for each verdict; verdicts on copies of one run are not quite independent, so the upper bound
-is that of this bench.</p>
+<td>{{ line.bit_error_rate | figure("{:.1%}") }}</td>
+<td>{{ line.eta | figure("{:.2f}") }}</td></tr>{% endfor %}</table>
+<p class="small">Least z: of the guilty, named or not; weakest log10 p: of those named. Eta: the
+coalition that the least z would still suffice for, as a share of the largest that theory allows at
+the noise of this attack (docs/attacks.md); extrapolated where more copies were not tried. An
+innocent is counted once for each verdict; verdicts on copies of one run are not quite independent,
+so the upper bound is that of this bench.</p>
 <h2>What is not shown</h2><ul>
 <li>Other thieves: these attacks know no key and only the copies that they combine.</li>
 <li>Other models, data or training runs than this one.</li></ul>

@@ -84,12 +84,14 @@ class Plan:
     Attributes:
         rows: Controls first.
         customers: How many customers each row is tried on.
-        seeds: How often, where an attack draws at random.
+        seeds: How often, where an attack draws at random; with other seeds for each customer.
+        first_seed: The others follow it.
     """
 
     rows: tuple[Row, ...]
     customers: int
     seeds: int
+    first_seed: int = 1
 
     def digest(self) -> str:
         """Return the SHA-256 of the plan, hexadecimal."""

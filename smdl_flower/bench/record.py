@@ -6,7 +6,7 @@ A code under the owner's key covers the document: results that were edited are n
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Result:
         alignment: How the suspect was aligned, by the verdict.
         bit_error_rate: Against the bits of the one copy used.
         highest_unnamed_score: Carrier score that no unnamed customer exceeds.
+        guilty_scores: Carrier score of each guilty customer, named or not.
+        noise: rho of what was leaked, see :mod:`efficiency`; None without a comparable suspect.
         accuracy_before: Of the copies, mean; None without copies.
         accuracy_after: Of what was leaked.
         attack_seconds: The thief's time.
@@ -61,6 +63,8 @@ class Result:
     alignment: str | None = None
     bit_error_rate: float | None = None
     highest_unnamed_score: float | None = None
+    guilty_scores: Mapping[str, float] = field(default_factory=dict)
+    noise: float | None = None
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     attack_seconds: float = 0.0
@@ -100,6 +104,10 @@ class Record:
         if path.exists():
             self._load()
 
+    def rows(self) -> list[Row]:
+        """Return the rows that have results, in order."""
+        return [Row(a["attack"], a["settings"], a["copies"]) for a in self._rows.values()]
+
     def results(self, row: Row) -> Sequence[Result]:
         """Return the results of a row so far."""
         return tuple(self._results.get(_key(row), ()))
@@ -113,6 +121,10 @@ class Record:
         self._rows.setdefault(_key(row), {**asdict(row), **about})
         self._results.setdefault(_key(row), []).append(result)
         self.save()
+
+    def describe(self, row: Row, about: Mapping[str, Any]) -> None:
+        """Add to what is said of a row that has results."""
+        self._rows[_key(row)] |= about
 
     def save(self, totals: Mapping[str, Any] | None = None) -> None:
         """Write the file; ``totals`` of a bench that is complete."""

@@ -1,5 +1,6 @@
 """The run under test: its home, base model, issued copies and test images, checked."""
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from smdl_flower import models, verifying, weights
 from smdl_flower.config import RunConfig, parse
 from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError
+from smdl_flower.fingerprint.alignment import align
+from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.home import OwnerHome
 from smdl_flower.training import evaluate
 from smdl_flower.vault import BaseModel
@@ -82,6 +85,22 @@ class Subject:
             verdict = verifying.verify(self.home, self._files[customer])
             self._bits[customer] = verdict.payload.bits
         return self._bits[customer]
+
+    @functools.cached_property
+    def mark(self) -> Mark:
+        """What the copies share."""
+        return self.model.mark(self.home.key)
+
+    def in_base_form(self, suspect: Weights, alignment: str) -> Weights:
+        """Return a suspect with the base model's names and shapes.
+
+        Args:
+            suspect: Any weights that could be compared.
+            alignment: How the verdict says that they were.
+        """
+        if alignment == "none":
+            return suspect
+        return align(models.build(self.model.spec, seed=0), self.model.weights, suspect).weights
 
     def accuracy_of(self, content: Weights) -> float:
         """Return the accuracy of weights of this run's architecture on the test images."""

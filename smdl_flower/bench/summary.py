@@ -27,9 +27,10 @@ class Line:
         guilty: Customers who should be named, over all results.
         named: Those of them who were.
         wrongly_named: Everybody else who was named.
-        least_score: Smallest carrier score of a named customer.
+        least_score: Smallest carrier score of a guilty customer, named or not.
         weakest_log10_p: Largest log10 p of a named customer's strongest witness.
         bit_error_rate: Mean over results of a single copy.
+        eta: Of a coalition, see :mod:`efficiency`; only in a complete bench.
         remark: What else must be known.
     """
 
@@ -45,6 +46,7 @@ class Line:
     least_score: float | None
     weakest_log10_p: float | None
     bit_error_rate: float | None
+    eta: float | None
     remark: str
 
 
@@ -139,7 +141,7 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def _line(about: Mapping[str, Any], results: Sequence[Result]) -> Line:
     row = Row(about["attack"], about["settings"], about["copies"])
     traces = [trace for result in results for trace in result.traces]
-    scores = [t.carrier_score for t in traces if t.carrier_score is not None]
+    scores = [score for result in results for score in result.guilty_scores.values()]
     rates = [r.bit_error_rate for r in results if r.bit_error_rate is not None]
     kept = [r.accuracy_after for r in results if r.accuracy_after is not None]
     return Line(
@@ -155,6 +157,7 @@ def _line(about: Mapping[str, Any], results: Sequence[Result]) -> Line:
         least_score=min(scores, default=None),
         weakest_log10_p=max((t.log10_p for t in traces), default=None),
         bit_error_rate=_mean(rates),
+        eta=(about.get("efficiency") or {}).get("eta"),
         remark=_remark(results),
     )
 

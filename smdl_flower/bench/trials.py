@@ -1,6 +1,7 @@
 """Try each row of a plan on customers and seeds: attack, measure, verify a file, write down."""
 
 import dataclasses
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from smdl_flower import models, verifying, weights
 from smdl_flower.attacks import catalogue
 from smdl_flower.attacks.catalogue import ATTACKS, Stolen
+from smdl_flower.bench import efficiency
 from smdl_flower.bench.plan import BASE_MODEL, CONTROLS, NEW_MODEL, UNALTERED, Plan, Row
 from smdl_flower.bench.record import Record, Result, Trace
 from smdl_flower.bench.subject import Subject
@@ -20,11 +22,14 @@ from smdl_flower.config import DataConfig, Scalar
 from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError, NotComparableError, SuspectFileError
 from smdl_flower.evidence import Accusation, Verdict, versions
+from smdl_flower.fingerprint import carriers, extraction
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.training import evaluate
+from smdl_flower.weights import Weights
 
 NEW_MODELS = 3  # freshly initialised ones, which are nobody's copy
-OTHER_TASK = "another task"  # what a thief knows who trains the model for something else
+OTHER_TASK = "another task"  # of which a thief has images
+TAUGHT = "labelled images of another task"  # what a thief has who trains the model for it
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ def trials(subject: Subject, plan: Plan) -> list[Trial]:
     return [
         Trial(row, guilty, seed)
         for row in plan.within(len(subject.customers)).rows
-        for guilty in _coalitions(subject.customers, row, plan.customers)
-        for seed in _seeds(row, plan.seeds)
+        for number, guilty in enumerate(_coalitions(subject.customers, row, plan.customers))
+        for seed in _seeds(row, plan.seeds, plan.first_seed + number * plan.seeds)
     ]
 
 
@@ -52,6 +57,7 @@ def identity(subject: Subject, plan: Plan) -> dict[str, Any]:
         "scenario": subject.config.scenario,
         "model_id": subject.model.model_id,
         "run_sha256": subject.sha256,
+        "marked_weights": subject.mark.layout.size,
         "customers": len(subject.customers),
         "customers_per_row": min(plan.customers, len(subject.customers)),
         "seeds": plan.seeds,
@@ -62,18 +68,25 @@ def identity(subject: Subject, plan: Plan) -> dict[str, Any]:
     }
 
 
-def run(subject: Subject, plan: Plan, record: Record) -> Iterator[Trial]:
-    """Carry out what the record lacks; yields each trial when its result is written.
+def run(
+    subject: Subject, todo: Sequence[Trial], record: Record
+) -> Iterator[tuple[Trial, Weights | None]]:
+    """Carry out what the record lacks.
+
+    Yields:
+        Each trial when its result is written, with what was leaked; None if the result was there
+        already, or the attack was not possible.
 
     Raises:
         IntegrityError: Registry or vault were tampered with.
     """
     with tempfile.TemporaryDirectory(prefix="smdl-bench-") as name:
-        for trial in trials(subject, plan):
+        for trial in todo:
+            stolen = None
             if not record.has(trial.row, trial.guilty, trial.seed):
-                result = _carry_out(subject, trial, Path(name))
+                result, stolen = _carry_out(subject, trial, Path(name))
                 record.add(trial.row, _about(trial.row), result)
-            yield trial
+            yield trial, stolen
 
 
 def _coalitions(customers: Sequence[str], row: Row, count: int) -> list[tuple[str, ...]]:
@@ -87,12 +100,13 @@ def _coalitions(customers: Sequence[str], row: Row, count: int) -> list[tuple[st
     return list(dict.fromkeys(tuple(customers[i] for i in group) for group in members))
 
 
-def _seeds(row: Row, count: int) -> list[int] | list[None]:
+def _seeds(row: Row, count: int, first: int) -> list[int] | list[None]:
+    """The seeds of one coalition's trials; no two coalitions share any."""
     if row.attack == NEW_MODEL:
         return list(range(1, NEW_MODELS + 1))
     if row.attack in CONTROLS or "seed" in row.settings:
         return [None]
-    return list(range(1, count + 1)) if "seed" in _option_names(row.attack) else [None]
+    return list(range(first, first + count)) if "seed" in _option_names(row.attack) else [None]
 
 
 def _option_names(attack: str) -> set[str]:
@@ -106,14 +120,14 @@ def _about(row: Row) -> dict[str, Any]:
     return {"block": attack.block, "lossless": attack.lossless, "knows": attack.knows}
 
 
-def _carry_out(subject: Subject, trial: Trial, place: Path) -> Result:
+def _carry_out(subject: Subject, trial: Trial, place: Path) -> tuple[Result, Weights | None]:
     copies = [subject.copy(customer) for customer in trial.guilty]
     before = float(np.mean([copy.accuracy for copy in copies])) if copies else None
     started = time.monotonic()
     try:
         stolen = _steal(subject, trial)
     except ConfigError as error:  # an attack that this model, or its images, do not allow
-        return Result(trial.guilty, trial.seed, reason=f"not tried: {error}")
+        return Result(trial.guilty, trial.seed, reason=f"not tried: {error}"), None
     seconds = _seconds_since(started)
     result = Result(
         trial.guilty,
@@ -124,7 +138,8 @@ def _carry_out(subject: Subject, trial: Trial, place: Path) -> Result:
     )
     suspect = place / "suspect.safetensors"
     weights.write(suspect, stolen.weights, subject.model.spec.to_metadata(), replace=True)
-    return _judged(subject, result, suspect)
+    result = _measured(subject, _judged(subject, result, suspect), stolen.weights)
+    return result, stolen.weights
 
 
 def _steal(subject: Subject, trial: Trial) -> Stolen:
@@ -144,13 +159,13 @@ def _steal(subject: Subject, trial: Trial) -> Stolen:
 
 
 def _for_other_task(row: Row) -> bool:
-    return row.attack in ATTACKS and OTHER_TASK in ATTACKS[row.attack].knows
+    return row.attack in ATTACKS and ATTACKS[row.attack].knows == TAUGHT
 
 
 def _data_settings(subject: Subject, row: Row) -> Mapping[str, Scalar]:
     """Where the thief's images come from, as an attack's settings say it."""
     data = subject.config.data
-    if _for_other_task(row):
+    if OTHER_TASK in ATTACKS[row.attack].knows:
         return {"data": "mnist-5k" if data.source == "digits" else "digits"}
     return {"data": data.source, "data-dir": data.directory}
 
@@ -187,6 +202,24 @@ def _judged(subject: Subject, result: Result, suspect: Path) -> Result:
         bit_error_rate=_bit_error_rate(subject, verdict, result),
         highest_unnamed_score=verdict.highest_unnamed_score,
         verify_seconds=_seconds_since(started),
+    )
+
+
+def _measured(subject: Subject, result: Result, stolen: Weights) -> Result:
+    """What a verdict does not say: scores of the guilty who are not named, the attack's noise."""
+    if not result.guilty or result.alignment is None:
+        return result
+    try:
+        suspect = subject.in_base_form(stolen, result.alignment)
+        reading = extraction.read(subject.mark, suspect)
+    except NotComparableError:  # it was read as a copy of another base model
+        return result
+    campaign = subject.model.key(subject.home.key)
+    scores = {c: carriers.score(campaign.customer(c), reading.direction) for c in result.guilty}
+    copies = [subject.copy(customer).weights for customer in result.guilty]
+    rho = efficiency.noise(subject.mark, copies, suspect)
+    return dataclasses.replace(
+        result, guilty_scores=scores, noise=rho if math.isfinite(rho) else None
     )
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from smdl_flower.bench import page, plan, record, summary, trials
+from smdl_flower.bench import efficiency, page, plan, record, summary, trials
 from smdl_flower.bench.plan import Plan
 from smdl_flower.bench.record import Record
 from smdl_flower.bench.subject import Subject
@@ -26,7 +26,7 @@ from smdl_flower.cli.options import (
     print_json,
 )
 
-HEADINGS = ("attack", "accuracy", "named", "wrongly", "least z", "log10 p", "bit errors")
+HEADINGS = ("attack", "accuracy", "named", "wrongly", "least z", "log10 p", "bit errors", "eta")
 LONGEST_REMARK = 60  # in the terminal; bench.json and the page have all of it
 
 
@@ -58,6 +58,7 @@ def bench(
     results = Record(folder / record.NAME, subject.home.key, trials.identity(subject, what))
     _carry_out(subject, what, results, quiet=as_json)
     figures = summary.totals(results.document())
+    efficiency.complete(results)
     results.save(figures)
     document = results.document(figures)
     page.write(folder / "bench.html", document)
@@ -89,6 +90,7 @@ def _cells(line: Line) -> list[str]:
         _figure(line.least_score, "{:.0f}"),
         _figure(line.weakest_log10_p, "{:.0f}"),
         _figure(line.bit_error_rate, "{:.1%}"),
+        _figure(line.eta, "{:.2f}"),
     ]
 
 
@@ -101,5 +103,5 @@ def _carry_out(subject: Subject, what: Plan, results: Record, *, quiet: bool) ->
     with Progress(*columns, TimeElapsedColumn(), console=messages, disable=quiet) as bars:
         todo = trials.trials(subject, what)
         task = bars.add_task("Starting", total=len(todo))
-        for done in trials.run(subject, what, results):
+        for done, _ in trials.run(subject, todo, results):
             bars.update(task, advance=1, description=done.row.attack)

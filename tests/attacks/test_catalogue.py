@@ -18,7 +18,7 @@ from smdl_flower.weights import Weights
 
 SPEC = ModelSpec("cnn", channels=1, classes=10, image_size=8)
 RESNET = ModelSpec("resnet8", channels=1, classes=10, image_size=8)
-FAST: dict[str, Scalar] = {"data": "digits", "images": 32, "epochs": 1, "samples": 4}
+FAST: dict[str, Scalar] = {"data": "digits", "images": 32, "epochs": 1, "samples": 4, "steps": 2}
 KNOW_STRUCTURE = sorted(
     [a.name for a in ATTACKS.values() if a.knows == "the structure of the model"]
     + ["fine-prune", "average-permute", "average-one-permuted", "jam-hide", "fine-tune-hide"]
@@ -61,7 +61,7 @@ def test_the_catalogue_holds_the_three_blocks() -> None:
     numbers = {block: set[int]() for block in ("A", "B", "C")}
     for attack in ATTACKS.values():
         numbers[attack.block].add(attack.number)
-    assert numbers["A"] >= {*range(1, 17), 18, 19}  # 17 cleans triggers, and there are none
+    assert numbers["A"] >= {*range(1, 20), *range(39, 44)}
     assert numbers["B"] == set(range(20, 27))
     assert numbers["C"] == {27, 28, 29, 30, 31, 32, 33, 35, 36, 37}
 

@@ -1,5 +1,7 @@
 """A student of the copy, which has none of its weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ def teacher() -> Weights:
     return finetuning.fine_tune(models.to_weights(models.build(SPEC, seed=1)), SPEC, options)
 
 
-@pytest.mark.parametrize("name", ["distill", "distill-hard"])
+@pytest.mark.parametrize("name", ["distill", "distill-hard", "knockoff"])
 def test_a_student_learns_from_the_copy_and_resembles_none_of_its_weights(
     name: str, teacher: Weights
 ) -> None:
@@ -54,3 +56,16 @@ def test_images_of_other_channels_are_refused() -> None:
     for name in ("distill", "transfer"):
         with pytest.raises(ConfigError, match="the images have 1 channels"):
             catalogue.run(name, [copy], spec, {"data": "digits", "images": 8, "epochs": 1})
+
+
+def test_a_student_may_have_another_architecture(teacher: Weights) -> None:
+    settings: dict[str, Scalar] = {"data": "digits", "images": 64, "epochs": 1}
+    stolen = catalogue.run("distill-across", [teacher], SPEC, dict(settings))
+    resnet = models.to_weights(models.build(replace(SPEC, name="resnet8"), seed=0))
+    assert {n: a.shape for n, a in stolen.weights.items()} == {
+        n: a.shape for n, a in resnet.items()
+    }
+    other = catalogue.run("distill-across", [resnet], replace(SPEC, name="resnet8"), dict(settings))
+    assert set(other.weights) == set(teacher)
+    with pytest.raises(ConfigError, match="'no-such' is unknown"):
+        catalogue.run("distill-across", [teacher], SPEC, settings | {"student": "no-such"})

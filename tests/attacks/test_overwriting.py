@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from smdl_flower import models
-from smdl_flower.attacks import altering, overwriting
-from smdl_flower.attacks.overwriting import JamOptions, OverwriteOptions
+from smdl_flower import models, training
+from smdl_flower.attacks import altering, finetuning, overwriting
+from smdl_flower.attacks.finetuning import FineTuneOptions
+from smdl_flower.attacks.overwriting import JamOptions, JamToLimitOptions, OverwriteOptions
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
 
 SPEC = ModelSpec("cnn", channels=1, classes=10, image_size=8)
+DIGITS = {"data": "digits", "images": 400, "epochs": 8, "learning-rate": 0.05}
 
 
 def copy_of() -> Weights:
@@ -128,3 +130,21 @@ def frozen(channels: int, classes: int) -> torch.nn.Module:
     """A network of which nothing is to be trained."""
     layers = torch.nn.Flatten(), torch.nn.Linear(64 * channels, classes)
     return torch.nn.Sequential(*layers).requires_grad_(False)
+
+
+@pytest.mark.parametrize("drop", [0.05, 0.3])
+def test_jamming_to_a_limit_costs_the_thiefs_images_that_much_and_little_more(drop: float) -> None:
+    tuned = finetuning.fine_tune(copy_of(), SPEC, FineTuneOptions.model_validate(DIGITS))
+    options = JamToLimitOptions.model_validate(
+        {"data": "digits", "images": 400, "samples": 20, "drop": drop}
+    )
+    images = finetuning.thief_images(options, 8)
+
+    def accuracy(copy: Weights) -> float:
+        return training.evaluate(models.from_weights(SPEC, copy), images).accuracy
+
+    jammed = overwriting.jam_to_limit(tuned, SPEC, options)
+    lost = accuracy(tuned) - accuracy(jammed)
+    assert accuracy(tuned) > 0.8
+    # 10 halvings of a range of 8 levels leave steps below a hundredth: a few images at most
+    assert drop <= lost < drop + 0.05

@@ -75,16 +75,41 @@ def test_copies_are_traced_and_innocent_models_name_nobody(finished, journey):
     for attack in ("unaltered", "prune", "average"):
         for result in results[attack]:
             assert sorted(t["customer"] for t in result["traces"]) == result["guilty"], attack
+            assert sorted(result["guilty_scores"]) == result["guilty"]
+            assert min(result["guilty_scores"].values()) > 20
     for attack in ("base-model", "new-model"):
         assert all(r["exit_code"] == 10 and r["traces"] == [] for r in results[attack])
     assert document["totals"]["wrongly_named"] == 0
     assert document["totals"]["innocents"] > 0
+    assert all(r["guilty_scores"] == {} for r in results["base-model"] + results["new-model"])
+    assert results["unaltered"][0]["noise"] == 0.0
     assert results["unaltered"][0]["bit_error_rate"] == 0.0
     assert results["unaltered"][0]["accuracy_after"] == results["unaltered"][0]["accuracy_before"]
     key = json.loads((journey.home / "master.key").read_text())["key"]
     for path in finished.iterdir():
         assert path.is_dir() or key not in path.read_text()
         assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_coalition_has_an_efficiency_and_a_single_thief_has_none(finished):
+    document = json.loads((finished / "bench.json").read_text())
+    for row in document["rows"]:
+        assert (row["efficiency"] is not None) == (row["block"] == "C")
+    whole = [row["efficiency"] for row in document["rows"] if row["attack"] == "average"]
+    assert all(e["noise"] < 1e-3 and 0.7 < e["eta"] < 1.1 for e in whole)
+    assert {e["traced"] for e in whole} == {3}
+
+
+def test_a_guilty_customer_who_is_not_named_has_a_score_too(bench, monkeypatch):
+    real = verifying.verify
+
+    def verify(*args, **kwargs):
+        return dataclasses.replace(real(*args, **kwargs), accused=())
+
+    monkeypatch.setattr(verifying, "verify", verify)
+    (result,) = by_attack(bench(attacks=("--attack", "average")).document)["average"][:1]
+    assert result["traces"] == []
+    assert min(result["guilty_scores"].values()) > 20
 
 
 def test_a_coalition_is_no_larger_than_the_customers_of_the_run(finished):
