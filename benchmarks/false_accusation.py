@@ -18,7 +18,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from smdl_flower.config import Scalar
 from smdl_flower.evidence import versions
 from smdl_flower.fingerprint import carriers, codes, extraction, tracing
 from smdl_flower.fingerprint.accusation import Level, carrier_log_p
+from smdl_flower.fingerprint.cancellation import cancel
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
@@ -104,6 +105,23 @@ def _altered(
             settings["seed"] = int(settings["seed"]) + 10 * number
         label = f"{name}, {attack} {next(iter(options.values()))}"
         yield Suspect(label, catalogue.run(attack, [model], spec, settings).weights, guilty)
+
+
+def with_later_stages(
+    found: list[Suspect], readings: list[Reading], campaign: CampaignKey
+) -> tuple[list[Suspect], list[Reading]]:
+    """Add what a later stage compares with: all guilty carriers of a coalition taken out."""
+    later = [
+        (
+            replace(suspect, name=f"{suspect.name}, later stage"),
+            replace(
+                reading, direction=cancel(reading, list(map(campaign.customer, suspect.guilty)))
+            ),
+        )
+        for suspect, reading in zip(found, readings, strict=True)
+        if len(suspect.guilty) > 1
+    ]
+    return [*found, *(s for s, _ in later)], [*readings, *(r for _, r in later)]
 
 
 def carrier_scores(
@@ -274,7 +292,8 @@ def main() -> int:
         extraction.read(mark, suspect.weights)
         for suspect in track(found, "Suspects", console=progress)
     ]
-    scores = carrier_scores(readings, keys, mark.layout.size, progress)
+    found, readings = with_later_stages(found, readings, campaign)
+    scores = carrier_scores(readings, keys, len(readings[0].direction), progress)
     log_ps = payload_log_ps(readings, keys, mark, progress)
     level = Level(verifying.DEFAULT_BOUND, len(keys), verifying.HYPOTHESES)
     result = judge(found, scores, log_ps, level, _highest_guilty(found, readings, campaign))
