@@ -17,7 +17,7 @@ from smdl_flower.fingerprint.keys import OwnerKey
 
 KEY = OwnerKey(bytes(range(32)))
 IDENTITY = {
-    "scenario": "test", "model_id": "m1", "marked_weights": 10_000,
+    "scenario": "test", "model_id": "m1", "marked_weights": 10_000, "carrier_values": 10_000,
     "customers": 8, "customers_per_row": 1, "seeds": 1,
     "plan_sha256": "0" * 64, "code_sha256": "1" * 64, "max_false_accusation": 1e-6, "versions": {},
 }  # fmt: skip

@@ -90,7 +90,7 @@ def test_the_limit_solves_the_inequality_with_equality(size, rho, threshold):
 
 def document(rows):
     return {
-        "identity": {"marked_weights": 10_000},
+        "identity": {"marked_weights": 10_000, "carrier_values": 10_000},
         "rows": [
             {**dataclasses.asdict(row), "block": block, "results": list(map(dataclasses.asdict, r))}
             for row, block, r in rows
@@ -125,6 +125,19 @@ def test_a_detector_that_follows_the_law_has_efficiency_one():
     assert found.eta == pytest.approx(1.0)
     assert found.limit == pytest.approx(efficiency.largest(10_000, THRESHOLD, 1.0))
     assert (found.traced, found.at_least) == (5, True)
+
+
+def test_a_compressed_carrier_suffers_more_from_colluders_and_no_more_from_noise():
+    row, size = Row("average-noise", {}, 5), 5
+    weights, values = 10_000, 100
+    score = 1 / math.sqrt(size / values + size**2 / weights)
+    given = document([(row, "C", [result(size, size, score)])])
+    given["identity"]["carrier_values"] = values
+    (found,) = per_row(given)
+    assert found.eta == pytest.approx(1.0)
+    assert found.noise == 1.0
+    limit = found.limit
+    assert limit / values + limit**2 / weights == pytest.approx(1 / THRESHOLD**2)
 
 
 def test_the_least_traced_colluder_of_any_trial_decides():

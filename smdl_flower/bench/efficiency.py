@@ -10,6 +10,9 @@ so that it exceeds a threshold t as long as d >= t^2 (c + c^2 rho^2): the usual 
 fingerprints under averaging and noise (Cox et al. 1997; Ergun, Kilian and Kumar 1999 for its order,
 sqrt(d / ln N) at rho = 1). The largest such c is the limit, with rho as measured in the attack.
 
+A compressed carrier has L values, each on d/L weights: the other colluders disturb L numbers
+instead of d, the residual as before, so z(c) = 1/sqrt(c/L + c^2 rho^2/d).
+
 It is a limit for detectors that see the residual as noise; one that knew how it was made could do
 better. What all copies of a group share (an offset in units of the mark) is no noise.
 """
@@ -79,8 +82,8 @@ def noise(mark: Mark, copies: Sequence[Weights], suspect: Weights) -> float:
     return math.sqrt(max(0.0, mark.layout.size / information - count)) / count
 
 
-def largest(weights: float, threshold: float, rho: float) -> float:
-    """Return the largest c with ``weights >= threshold^2 (c + c^2 rho^2)``.
+def largest(values: float, threshold: float, rho: float) -> float:
+    """Return the largest c with ``values >= threshold^2 (c + c^2 rho^2)``.
 
     Example:
         >>> largest(10_000, 5.6, 0.0) == 10_000 / 5.6**2  # averaging alone
@@ -88,7 +91,7 @@ def largest(weights: float, threshold: float, rho: float) -> float:
         >>> round(largest(10_000, 5.6, 1.0))
         17
     """
-    room = weights / threshold**2
+    room = values / threshold**2
     # The stable form of the quadratic's root: no difference of near numbers for a small rho.
     return 2 * room / (1 + math.sqrt(1 + 4 * rho**2 * room))
 
@@ -117,16 +120,18 @@ def _of(row: Mapping[str, Any], document: Mapping[str, Any], threshold: float) -
     measured = [r for r in results if r.noise is not None and r.guilty_scores]
     if not measured:
         return None
-    size, weights = row["copies"], document["identity"]["marked_weights"]
-    rho = math.sqrt(float(np.mean([(r.noise or 0.0) ** 2 for r in measured])))
-    limit = largest(weights, threshold, rho)
+    size, identity = row["copies"], document["identity"]
+    found = math.sqrt(float(np.mean([(r.noise or 0.0) ** 2 for r in measured])))
+    values = identity["carrier_values"]
+    rho = found * math.sqrt(values / identity["marked_weights"])  # of one value of a carrier
+    limit = largest(values, threshold, rho)
     least = max(0.0, min(z for r in measured for z in _strengths(r, threshold)))
-    # A detector that reaches a share k of the law's z does as well as k^2 of the weights.
-    share = least**2 * (size + size**2 * rho**2) / weights
-    reached = largest(weights * share, threshold, rho)
+    # A detector that reaches a share k of the law's z does as well as k^2 of the values.
+    share = least**2 * (size + size**2 * rho**2) / values
+    reached = largest(values * share, threshold, rho)
     sizes = _traced_sizes(row, document)
     traced = max((tried for tried, named in sizes.items() if named), default=0)
-    return Efficiency(rho, limit, reached, reached / limit, traced, traced == max(sizes))
+    return Efficiency(found, limit, reached, reached / limit, traced, traced == max(sizes))
 
 
 def _strengths(result: Result, threshold: float) -> list[float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smdl_flower import models, verifying, weights
-from smdl_flower.config import RunConfig, parse
+from smdl_flower.config import DataConfig, checked
 from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError
 from smdl_flower.fingerprint.alignment import align
@@ -35,7 +35,8 @@ class Subject:
     Attributes:
         home: Of the owner.
         model: The base model of the run's copies.
-        config: What the run was asked to do.
+        scenario: Of the run.
+        data: Where its images came from.
         images: Test images of the run's source.
         sha256: Of the run's files, to tell it from another.
     """
@@ -51,8 +52,8 @@ class Subject:
             raise ConfigError(f"{run}: the run issued no copies; a bench needs a completed run")
         self.home = home
         self.model = _base_model(home, outcome["model_id"])
-        self.config: RunConfig = parse(resolved["config"])
-        self.images: Images = load_test(self.config.data)
+        self.scenario, self.data = _asked(resolved)
+        self.images: Images = load_test(self.data)
         self.sha256 = _sha256(run / "run.json", run / "resolved.json")
         self._files = {c["customer"]: run / c["path"] for c in outcome["copies"] if c["path"]}
         records = home.registry.copies(self.model.model_id)
@@ -112,6 +113,14 @@ def _base_model(home: OwnerHome, model_id: str) -> BaseModel:
         if model.model_id == model_id:
             return model
     raise ConfigError(f"base model {model_id} of this run is not in {home.path}; give its --home")
+
+
+def _asked(resolved: dict[str, Any]) -> tuple[str, DataConfig]:
+    """Scenario and data of a run; its other keys may be those of an older version."""
+    config = resolved.get("config", {})
+    keys = {field.alias for field in DataConfig.model_fields.values()}
+    data = checked(DataConfig, {key: value for key, value in config.items() if key in keys})
+    return str(config.get("scenario", "")), data
 
 
 def _read(path: Path) -> dict[str, Any]:

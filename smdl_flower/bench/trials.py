@@ -53,11 +53,13 @@ def trials(subject: Subject, plan: Plan) -> list[Trial]:
 
 def identity(subject: Subject, plan: Plan) -> dict[str, Any]:
     """Return what results must share to stand in one table."""
+    mark = subject.mark
     return {
-        "scenario": subject.config.scenario,
+        "scenario": subject.scenario,
         "model_id": subject.model.model_id,
         "run_sha256": subject.sha256,
-        "marked_weights": subject.mark.layout.size,
+        "marked_weights": mark.layout.size,
+        "carrier_values": mark.chips.length if mark.chips else mark.layout.size,
         "customers": len(subject.customers),
         "customers_per_row": min(plan.customers, len(subject.customers)),
         "seeds": plan.seeds,
@@ -164,7 +166,7 @@ def _for_other_task(row: Row) -> bool:
 
 def _data_settings(subject: Subject, row: Row) -> Mapping[str, Scalar]:
     """Where the thief's images come from, as an attack's settings say it."""
-    data = subject.config.data
+    data = subject.data
     if OTHER_TASK in ATTACKS[row.attack].knows:
         return {"data": "mnist-5k" if data.source == "digits" else "digits"}
     return {"data": data.source, "data-dir": data.directory}

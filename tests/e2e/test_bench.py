@@ -249,6 +249,16 @@ def test_a_run_that_cannot_be_tried_is_refused_in_one_line(
     assert len(outcome.err.strip().splitlines()) <= 2  # the progress bar may come first
 
 
+def test_a_run_of_a_version_with_other_keys_can_be_tried(smdl, journey, tmp_path):
+    shutil.copytree(journey.run, tmp_path / "run")
+    path = tmp_path / "run" / "resolved.json"
+    resolved = json.loads(path.read_text())
+    del resolved["config"]["fingerprint.code-length"]
+    path.write_text(json.dumps(resolved | {"config": {**resolved["config"], "gone": 1}}))
+    where = ("--home", journey.home, "--out", tmp_path / "bench")
+    assert smdl("bench", tmp_path / "run", "--quick", *where, *FILTER).code == 0
+
+
 def test_a_run_of_another_home_is_refused(smdl, journey, tmp_path):
     assert smdl("init", "--home", tmp_path / "other").code == 0
     outcome = smdl("bench", journey.run, "--quick", "--home", tmp_path / "other")
