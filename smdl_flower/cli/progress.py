@@ -1,7 +1,7 @@
 """Progress of a run, read from its folder while it grows; works for every engine."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,25 @@ def of_run(folder: Path, rounds: int, *, quiet: bool) -> Iterator[None]:
         finally:
             done.set()
             watcher.join()
+
+
+@contextmanager
+def of_rounds(rounds: int) -> Iterator[Callable[[int], None]]:
+    """Show on standard error how many rounds a run elsewhere has begun; yields what to tell it."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} rounds"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=messages) as bars:
+        task = bars.add_task("Submitted", total=rounds)
+
+        def begun(newest: int) -> None:
+            bars.update(task, completed=newest, description="Training" if newest else "Submitted")
+
+        yield begun
 
 
 def _watch(bars: Progress, folder: Path, rounds: int, done: threading.Event) -> None:

@@ -41,7 +41,7 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole federation on this machine and issue fingerprinted copies."""
-    flat, run = _load(scenario, assignments)
+    flat, run = load(scenario, assignments)
     if run.fingerprint.where == "server":  # a wrong passphrase is noticed before hours of training
         passphrase_file = require_unattended(home, passphrase_file)
     plan = Launch(
@@ -69,14 +69,19 @@ def check(
     scenario: ScenarioArgument, assignments: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """Say every wrong key and value of a scenario file."""
-    flat, run = _load(scenario, assignments)
+    flat, run = load(scenario, assignments)
     if as_json:
         print_json({"format": "smdl-scenario/1", "scenario": run.scenario, "config": flat})
     else:
         console.print(f"{scenario}: ok")
 
 
-def _load(scenario: Path, assignments: list[str] | None) -> tuple[dict[str, Scalar], RunConfig]:
+def load(scenario: Path, assignments: list[str] | None) -> tuple[dict[str, Scalar], RunConfig]:
+    """Return a scenario's whole run config, flat and checked.
+
+    Raises:
+        ConfigError: With every wrong key and value.
+    """
     overrides = config.load_scenario(scenario)
     defaults = config.load_defaults(config.find_app(scenario.parent))
     flat = config.merge(defaults, overrides, tuple(assignments or ()))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from smdl_flower.flower.simulation import QUIET_FLOWER
+from smdl_flower.flower.control import QUIET_FLOWER
 
 pytestmark = pytest.mark.e2e
 

@@ -1,0 +1,95 @@
+"""``smdl deploy``: a real federation, from its keys to its runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smdl_flower.cli import progress
+from smdl_flower.cli.options import JsonOption, SetOption, console, print_json
+from smdl_flower.cli.scenario import ScenarioArgument, load
+from smdl_flower.config import find_app
+from smdl_flower.deployment import checking, folders, running
+from smdl_flower.deployment.certificates import DAYS
+
+UNHEALTHY = 2
+
+app = typer.Typer(
+    help="Set up and run a real federation.", no_args_is_help=True, rich_markup_mode=None
+)
+
+FolderArgument = Annotated[Path, typer.Argument(help="Folder made by smdl deploy init.")]
+
+
+@app.command("init")
+def init(
+    folder: Annotated[Path, typer.Argument(help="New folder of the federation.")],
+    server: Annotated[
+        str, typer.Option("--server", help="Name or address by which participants reach it.")
+    ],
+    participants: Annotated[
+        list[str], typer.Option("--participant", help="Institution. May be repeated.")
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the server.")] = 8000,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Validity of certificates.")] = DAYS,
+    as_json: JsonOption = False,
+) -> None:
+    """Make certificates, keys, scripts, and a folder to hand to each institution."""
+    federation = folders.create(folder, server, participants, port=port, days=days)
+    if as_json:
+        print_json(_document(federation, []))
+        return
+    console.print(f"Federation at {federation.address}: {len(participants)} participants")
+    console.print(f"Next: read {federation.owner / 'README.md'}")
+
+
+@app.command("check")
+def check(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Say what is missing, expired or open to others. Exit code 2 if anything is."""
+    federation = folders.load(folder)
+    found = checking.problems(federation)
+    if as_json:
+        print_json(_document(federation, found))
+    else:
+        for problem in found:
+            console.print(problem, markup=False, highlight=False)
+        console.print(f"{folder}: {len(found) or 'no'} problem{'s' if len(found) > 1 else ''}")
+    raise typer.Exit(UNHEALTHY if found else 0)
+
+
+@app.command("register")
+def register(folder: FolderArgument) -> None:
+    """Admit the participants' keys at the running server."""
+    new = running.register(folders.load(folder))
+    console.print(f"Admitted: {', '.join(new)}" if new else "All participants were admitted before")
+
+
+@app.command("run")
+def run(
+    scenario: ScenarioArgument,
+    folder: Annotated[Path, typer.Option("--federation", help="Folder of the federation.")],
+    assignments: SetOption = None,
+) -> None:
+    """Run a scenario at the participants and wait for its end."""
+    flat, config = load(scenario, assignments)
+    federation = folders.load(folder)
+    with progress.of_rounds(config.federation.rounds) as round_done:
+        running.run(federation, find_app(scenario.parent), flat, round_done)
+    console.print("The run is complete; its folder is in runs/ of the owner's home on the server")
+
+
+@app.command("clean")
+def clean(folder: FolderArgument) -> None:
+    """Remove what Flower stored at the stopped server: models, run history, admitted keys."""
+    removed = running.clean(folders.load(folder))
+    console.print("Removed" if removed else "There was nothing to remove")
+
+
+def _document(federation: folders.Federation, problems: list[str]) -> dict[str, object]:
+    return {
+        "format": "smdl-deploy/1",
+        "folder": str(federation.folder),
+        "address": federation.address,
+        "participants": list(federation.participants),
+        "problems": problems,
+    }

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Starts {{ name }}'s SuperNode: it waits for the owner's runs and trains on one folder of images.
+#   SMDL_DATA_DIR    folder of images, one sub-folder per class (required)
+#   SMDL_LEDGER_DIR  where the privacy budget is kept   [default: ledger, beside this script]
+#   SMDL_NODE_PORT   local port for Flower's own processes   [default: 9094]
+set -eu
+: "${SMDL_DATA_DIR:?say which folder holds the images: SMDL_DATA_DIR=/path ./start.sh}"
+export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 RAY_USAGE_STATS_ENABLED=0
+umask 077
+here=$(cd "$(dirname "$0")" && pwd)
+data=$(cd "$SMDL_DATA_DIR" && pwd)
+export FLWR_HOME="$here/state" SMDL_LEDGER_DIR="${SMDL_LEDGER_DIR:-$here/ledger}"
+mkdir -p "$FLWR_HOME/empty" "$SMDL_LEDGER_DIR"
+cd "$FLWR_HOME/empty"
+exec flower-supernode \
+  --root-certificates "$here/ca.crt" --superlink "{{ address }}" \
+  --auth-supernode-private-key "$here/node.key" \
+  --host 127.0.0.1 --port "${SMDL_NODE_PORT:-9094}" \
+  --node-config "partition-id={{ number }} num-partitions={{ participants | length }} data-dir=\"$data\""
