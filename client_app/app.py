@@ -11,7 +11,7 @@ from smdl_flower.data import Images, load_shard
 from smdl_flower.flower import records
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.models import ModelSpec
-from smdl_flower.privacy.partition import partition
+from smdl_flower.privacy import participant
 
 app = ClientApp()
 
@@ -23,18 +23,19 @@ def train(message: Message, context: Context) -> Message:
     shard = _shard(run, context)
     model = _model(run, shard, message)
     instruction = message.content.config_records[records.CONFIG]
+    split = participant.prepare(run, model, shard, str(instruction[records.PARTITION_SHA256]))
+    part, examples = participant.what_is_trained(run, split, model, shard)
     loss = training.train(
-        model,
-        shard,
+        part,
+        examples,
         run.training,
         learning_rate=float(instruction[records.LEARNING_RATE]),  # type: ignore[arg-type]
         proximal_mu=float(instruction.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
         generator=_generator(run.seed, instruction[records.SERVER_ROUND], context),
     )
-    trained = models.to_weights(model)
     return records.train_reply(
         message,
-        partition(run.privacy, trained).select(trained),
+        split.select(models.to_weights(model)),
         {records.NUM_EXAMPLES: len(shard), records.TRAIN_LOSS: loss},
         {
             records.PARTITION_ID: f"{_participant(context):06d}",
@@ -64,7 +65,7 @@ def _shard(run: config.RunConfig, context: Context) -> Images:
 
 
 def _model(run: config.RunConfig, shard: Images, message: Message) -> torch.nn.Module:
-    spec = ModelSpec(run.model, shard.pixels.shape[1], len(shard.classes), shard.pixels.shape[-1])
+    spec = ModelSpec.for_images(run.model, shard.pixels, shard.classes)
     arrays = message.content.array_records[records.ARRAYS]
     assert isinstance(arrays, ArrayRecord)  # noqa: S101 - for the type checker
     return models.from_weights(spec, records.from_record(arrays))

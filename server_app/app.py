@@ -11,7 +11,7 @@ from smdl_flower.flower import checkpoint, owner, records, strategies
 from smdl_flower.flower.run_folder import RunFolder, config_sha256
 from smdl_flower.flower.strategy import FingerprintStrategy, RoundRules
 from smdl_flower.models import ModelSpec
-from smdl_flower.privacy import partition
+from smdl_flower.privacy import partition, reporting
 
 app = ServerApp()
 
@@ -24,22 +24,19 @@ def main(grid: Grid, context: Context) -> None:
     with folder.recording_failure():
         folder.write_resolved(context.run_config)
         images = load_test(run.data)
-        spec = ModelSpec(
-            run.model, images.pixels.shape[1], len(images.classes), images.pixels.shape[-1]
-        )
+        spec = ModelSpec.for_images(run.model, images.pixels, images.classes)
         issuer = owner.issuer(run, spec, images, folder)  # refuses before anybody trains
         start = _starting_point(run, spec, folder, config_sha256(context.run_config))
         inner = strategies.build(run)
         checkpoint.restore_optimizer_state(inner, start.optimizer)
-        files.write_json(
-            folder.path / "privacy.json",
-            partition.report(run.privacy, partition.partition(run.privacy, start.model)),
-        )
+        split = partition.partition(run.privacy, models.from_weights(spec, start.model))
+        files.write_json(folder.path / "privacy.json", reporting.document(run.privacy, split))
         rounds = run.federation.rounds
         rules = RoundRules(
             min_replies=run.federation.min_replies,
             learning_rate=lambda r: training.scheduled_rate(run.training, r, rounds),
             completed=start.round,
+            partition=split,
         )
         recorder = owner.RoundRecorder(folder, inner, config_sha256(context.run_config))
         FingerprintStrategy(inner, issuer, rules=rules, observers=[recorder]).start(
@@ -55,7 +52,8 @@ def _starting_point(
     run: config.RunConfig, spec: ModelSpec, folder: RunFolder, settings: str
 ) -> checkpoint.Checkpoint:
     if not run.federation.resume_from:
-        return checkpoint.Checkpoint(0, models.to_weights(models.build(spec, seed=run.seed)))
+        model = models.build(spec, seed=run.seed)
+        return checkpoint.Checkpoint(0, partition.bring_public_weights(run.privacy, model))
     earlier = Path(run.federation.resume_from)
     start = checkpoint.load(earlier, settings)
     folder.copy_metrics(earlier, start.round)

@@ -41,10 +41,12 @@ def checked(section: type[_Section], values: Mapping[str, Any]) -> _Section:
         ConfigError: With every wrong key and value, in one line.
 
     Example:
-        >>> checked(PrivacyConfig, {"policy": "full", "channel": "loud"})
+        >>> class Volume(Section):
+        ...     mode: Literal["quiet"]
+        >>> checked(Volume, {"mode": "loud"})
         Traceback (most recent call last):
         ...
-        smdl_flower.errors.ConfigError: channel: 'loud' is not allowed; expected 'clear'
+        smdl_flower.errors.ConfigError: mode: 'loud' is not allowed; expected 'quiet'
     """
     try:
         return section.model_validate(values)
@@ -116,10 +118,14 @@ class FingerprintConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """What leaves a participant and how (the noise layer is not part of this version)."""
+    """What leaves a participant, and through which channel."""
 
-    policy: Literal["full"] = Field(alias="privacy.policy")
+    policy: Literal["full", "public-front"] = Field(alias="privacy.policy")
     channel: Literal["clear"] = Field(alias="privacy.channel")
+    public_weights: str = Field(alias="privacy.public-weights")
+    public_weights_sha256: str = Field(
+        alias="privacy.public-weights-sha256", pattern=r"^([0-9a-f]{64})?$"
+    )
 
 
 class RunConfig(Section):
@@ -326,4 +332,16 @@ def _contradictions(config: RunConfig) -> list[str]:
         )
     if config.data.source == "imagefolder" and not config.data.directory:
         problems.append("data-dir: needed with data = 'imagefolder'; say --set data-dir=PATH")
+    return problems + _privacy_contradictions(config)
+
+
+def _privacy_contradictions(config: RunConfig) -> list[str]:
+    privacy, problems = config.privacy, []
+    if bool(privacy.public_weights) != bool(privacy.public_weights_sha256):
+        problems.append(
+            "privacy.public-weights: needs privacy.public-weights-sha256 beside it, and the other "
+            "way round; participants check the front against it"
+        )
+    if privacy.public_weights and privacy.policy != "public-front":
+        problems.append("privacy.public-weights: used with privacy.policy = 'public-front' only")
     return problems

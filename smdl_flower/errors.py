@@ -56,3 +56,11 @@ class NotComparableError(SmdlError):
 
 class FederationError(SmdlError):
     """A federated run failed: too few valid replies, no model came back, or Flower reported it."""
+
+
+class PrivacyError(SmdlError):
+    """A promise about private images could not be kept: nothing was trained, nothing was sent."""
+
+
+class BudgetExhaustedError(PrivacyError):
+    """More of a data set's privacy budget was asked for than is left."""

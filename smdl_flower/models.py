@@ -9,13 +9,14 @@ import importlib
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from smdl_flower import fronts
 from smdl_flower.errors import ConfigError, SuspectFileError
 from smdl_flower.weights import Weights
 
@@ -27,7 +28,8 @@ class ModelSpec:
     """All that is needed to build a model's module; public, and written into every copy.
 
     Attributes:
-        name: ``cnn``, ``resnet8``, a classifier of ``torchvision.models``, or ``module:factory``.
+        name: ``cnn``, ``resnet8``, ``scatter-linear``, a classifier of ``torchvision.models``, or
+            ``module:factory``.
         channels: Channels of an image.
         classes: Number of classes.
         image_size: Height and width of an image, in pixels.
@@ -42,6 +44,11 @@ class ModelSpec:
     channels: int
     classes: int
     image_size: int
+
+    @classmethod
+    def for_images(cls, name: str, pixels: Tensor, classes: Sequence[str]) -> "ModelSpec":
+        """Return the model ``name`` for images ``(n, channels, height, width)`` of classes."""
+        return cls(name, pixels.shape[1], len(classes), pixels.shape[-1])
 
     def to_metadata(self) -> dict[str, str]:
         """Return the text fields that describe the model in a safetensors file."""
@@ -94,6 +101,8 @@ class ModelSpec:
 
 class SmallCnn(nn.Module):
     """Three convolutions and two linear layers: 131,992 weights for grey images of ten classes."""
+
+    public_front = "features."  # for the privacy partition
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -163,6 +172,18 @@ def build(spec: ModelSpec, *, seed: int) -> nn.Module:
         >>> model(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
+    model = _assembled(spec, seed)
+    fronts.fit_public(model, spec.channels, spec.image_size)
+    return model
+
+
+def front_of(model: nn.Module) -> str:
+    """Return the prefix of the names of a model's front, if it says that it has one, else empty."""
+    return str(getattr(model, "public_front", ""))
+
+
+def _assembled(spec: ModelSpec, seed: int) -> nn.Module:
+    """The model before its public front is fitted, which takes seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = replace_batch_norm(_make(spec)).eval()
@@ -214,7 +235,7 @@ def load_weights(model: nn.Module, weights: Weights) -> nn.Module:
 
 def from_weights(spec: ModelSpec, weights: Weights) -> nn.Module:
     """Return the model that a weight file describes, in evaluation mode."""
-    return load_weights(build(spec, seed=0), weights)
+    return load_weights(_assembled(spec, seed=0), weights)
 
 
 def _make(spec: ModelSpec) -> nn.Module:
@@ -248,6 +269,8 @@ def _factory(spec: ModelSpec) -> Callable[[int, int], object]:
         return SmallCnn
     if spec.name == "resnet8":
         return resnet8
+    if spec.name == "scatter-linear":
+        return lambda *_: fronts.scatter_linear(spec.channels, spec.classes, spec.image_size)
     if ":" in spec.name:
         return _imported_factory(spec.name)
     from torchvision.models import list_models  # noqa: PLC0415 - a second, rarely needed
@@ -255,8 +278,8 @@ def _factory(spec: ModelSpec) -> Callable[[int, int], object]:
     if spec.name in list_models(module=sys.modules["torchvision.models"]):
         return lambda _, __: _torchvision_model(spec)
     raise ConfigError(
-        f"model: {spec.name!r} is unknown; expected cnn, resnet8, a classifier of "
-        "torchvision.models, or module:factory"
+        f"model: {spec.name!r} is unknown; expected cnn, resnet8, scatter-linear, a "
+        "classifier of torchvision.models, or module:factory"
     )
 
 

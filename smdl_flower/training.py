@@ -10,6 +10,7 @@ from smdl_flower.config import TrainingConfig
 from smdl_flower.data import Images
 from smdl_flower.errors import ConfigError
 from smdl_flower.models import ModelSpec
+from smdl_flower.representation import Examples, behind_front
 
 EVALUATION_BATCH = 500
 
@@ -29,7 +30,7 @@ class Evaluation:
 
 def train(
     model: nn.Module,
-    images: Images,
+    images: Examples,
     config: TrainingConfig,
     *,
     learning_rate: float,
@@ -40,7 +41,7 @@ def train(
 
     Args:
         model: Starts from the weights it has; left in evaluation mode.
-        images: At least one.
+        images: At least one; or features of images, for a head.
         config: Epochs, batch size and the rest.
         learning_rate: Of this call (a schedule over rounds is the caller's).
         proximal_mu: Weight of FedProx' pull towards the starting point (Li et al. 2020, eq. 2).
@@ -106,10 +107,10 @@ def evaluate(model: nn.Module, images: Images) -> Evaluation:
         >>> evaluate(model, images).accuracy
         0.75
     """
-    model.eval()
+    part, examples = behind_front(model.eval(), images)
     correct, loss = 0, 0.0
     for batch in torch.arange(len(images)).split(EVALUATION_BATCH):
-        logits = model(images.inputs(batch))
+        logits = part(examples.inputs(batch))
         labels = images.labels[batch]
         correct += int((logits.argmax(1) == labels).sum())
         loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))

@@ -27,6 +27,7 @@ LEARNING_RATE = "learning-rate"
 SERVER_ROUND = "server-round"
 PROXIMAL_MU = "proximal-mu"
 PARTITION_ID = "partition-id"
+PARTITION_SHA256 = "partition-sha256"
 CODE_SHA256 = "code-sha256"
 
 LARGEST_SHARD = 100_000_000

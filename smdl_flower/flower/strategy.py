@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from smdl_flower.errors import FederationError
 from smdl_flower.flower import records
 from smdl_flower.flower.provenance import code_sha256
+from smdl_flower.privacy.partition import PrivacyPartition
 from smdl_flower.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,21 @@ class RoundRules:
         min_replies: Valid replies without which the run stops.
         learning_rate: Server round (from 1) -> the participants' learning rate.
         completed: Rounds an interrupted run had completed; this one goes on after them.
+        partition: Only its GUARDED tensors come back and are aggregated; None: all do.
     """
 
     min_replies: int
     learning_rate: Callable[[int], float]
     completed: int = 0
+    partition: PrivacyPartition | None = None
+
+    def guarded(self, model: Weights) -> Weights:
+        """Return the tensors that participants send back."""
+        return self.partition.select(model) if self.partition else model
+
+    def complete(self, guarded: Weights, before: Weights) -> Weights:
+        """Return the whole model, with the PUBLIC tensors it had before."""
+        return self.partition.join(guarded, before) if self.partition else guarded
 
 
 class FingerprintStrategy(Strategy):
@@ -118,7 +129,14 @@ class FingerprintStrategy(Strategy):
         """Let the inner strategy choose nodes, and set this round's learning rate."""
         number = server_round + self._rules.completed
         config[records.LEARNING_RATE] = self._rules.learning_rate(number)
-        messages = list(self._inner.configure_train(number, arrays, config, grid))
+        if self._rules.partition:
+            config[records.PARTITION_SHA256] = self._rules.partition.sha256()
+        # The inner strategy knows of the GUARDED tensors only: it may compare what it sent with
+        # what it gets. Participants get the whole model.
+        guarded = records.to_record(self._rules.guarded(records.from_record(arrays)))
+        messages = list(self._inner.configure_train(number, guarded, config, grid))
+        for message in messages:
+            message.content[records.ARRAYS] = arrays
         self._progress.asked = messages
         return messages
 
@@ -193,20 +211,20 @@ class FingerprintStrategy(Strategy):
         return metrics
 
     def _as_expected(self, arrays: ArrayRecord) -> ArrayRecord:
-        """The model in its own types: some strategies compute in double precision."""
-        expected = self._progress.expected
-        return records.to_record(
-            {k: a.astype(expected[k].dtype) for k, a in records.from_record(arrays).items()}
-        )
+        """The whole model in its own types: some strategies compute in double precision."""
+        before = self._progress.model
+        guarded = {k: a.astype(before[k].dtype) for k, a in records.from_record(arrays).items()}
+        return records.to_record(self._rules.complete(guarded, before))
 
     def _valid(self, replies: Iterable[Message]) -> list[Message]:
         sent = {m.metadata.message_id: m.metadata.dst_node_id for m in self._progress.asked}
+        expected = self._rules.guarded(self._progress.model)
         valid, self._progress.refused = [], []
         for reply in replies:
             # Not src_node_id: an error reply on behalf of a dead node comes from the SuperLink.
             node = sent.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             try:
-                records.check_train_reply(reply, self._progress.expected, code_sha256())
+                records.check_train_reply(reply, expected, code_sha256())
             except records.InvalidReplyError as error:
                 log.warning("reply of node %s refused: %s", node, error)
                 self._progress.refused.append(f"node {node}: {error}")
@@ -220,7 +238,7 @@ class FingerprintStrategy(Strategy):
 class _Progress:
     """What is under way in the current round."""
 
-    expected: Weights = field(default_factory=dict)
+    model: Weights = field(default_factory=dict)  # the one the run began with
     rounds: int = 0
     asked: list[Message] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)

@@ -9,7 +9,9 @@ from smdl_flower.data import SOURCES
 from smdl_flower.flower import strategies
 
 ROOT = Path(__file__).parents[2]
-ROW = re.compile(r"^\| `(?P<key>[a-z.-]+)` \| `(?P<default>[^`]*)` \| (?P<allowed>.+?) \| .+ \|$")
+ROW = re.compile(
+    r"^\| `(?P<key>[a-z0-9.-]+)` \| `(?P<default>[^`]*)` \| (?P<allowed>.+?) \| .+ \|$"
+)
 
 
 def rows() -> dict[str, re.Match[str]]:

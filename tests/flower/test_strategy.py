@@ -8,6 +8,7 @@ from smdl_flower.errors import FederationError
 from smdl_flower.flower import checkpoint, records, strategies
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.flower.strategy import FingerprintStrategy, RoundRules
+from smdl_flower.privacy.partition import PrivacyPartition
 
 MODEL = {"bias": np.zeros(3, np.float32), "weight": np.zeros((2, 3), np.float32)}
 
@@ -312,3 +313,51 @@ def test_participants_are_told_the_round_and_its_learning_rate(grid_of, issuer):
     )
     strategy.start(grid_of(listening), records.to_record(MODEL), num_rounds=2)
     assert told == [(1, 1.0), (2, 0.5)]
+
+
+SPLIT = PrivacyPartition.label(MODEL, public={"bias"})
+
+
+def guarded_only(message, participant):
+    received = records.from_record(message.content.array_records[records.ARRAYS])
+    assert set(received) == set(MODEL)
+    answer = {"weight": received["weight"] + np.float32(participant + 1)}
+    return reply(message, participant, answer)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedadam", "fedavgm", "fedmedian", "krum"])
+def test_public_tensors_are_sent_but_neither_come_back_nor_change(name, grid_of, issuer):
+    flat = config.load_defaults(config.example_app_dir()) | {"strategy": name, "min-replies": 5}
+    start = {"bias": np.arange(3, dtype=np.float32), "weight": MODEL["weight"]}
+    strategy = FingerprintStrategy(
+        strategies.build(config.parse(flat)),
+        issuer,
+        rules=RoundRules(
+            min_replies=5,
+            learning_rate=lambda _: 0.1,
+            partition=PrivacyPartition.label(start, public={"bias"}),
+        ),
+    )
+    strategy.start(grid_of(*[guarded_only] * 5), records.to_record(start), num_rounds=2)
+    np.testing.assert_array_equal(issuer.bases[0]["bias"], start["bias"])
+    assert issuer.bases[0]["weight"].all()
+
+
+def test_a_reply_with_a_public_tensor_is_refused(grid_of, issuer):
+    rules_ = RoundRules(min_replies=1, learning_rate=lambda _: 0.1, partition=SPLIT)
+    strategy = FingerprintStrategy(fedavg(), issuer, rules=rules_)
+    with pytest.raises(FederationError, match=r"other tensors, or in another order: \['bias'\]"):
+        strategy.start(grid_of(honest), records.to_record(MODEL), num_rounds=1)
+
+
+def test_participants_are_told_the_commitment_to_the_partition(grid_of, issuer):
+    told = []
+
+    def listening(message, participant):
+        told.append(message.content.config_records[records.CONFIG][records.PARTITION_SHA256])
+        return guarded_only(message, participant)
+
+    rules_ = RoundRules(min_replies=1, learning_rate=lambda _: 0.1, partition=SPLIT)
+    strategy = FingerprintStrategy(fedavg(), issuer, rules=rules_)
+    strategy.start(grid_of(listening), records.to_record(MODEL), num_rounds=1)
+    assert told == [SPLIT.sha256()]
