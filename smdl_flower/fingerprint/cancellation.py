@@ -36,11 +36,10 @@ def cancel(reading: Reading, accused: Sequence[CustomerKey]) -> Vector:
     scores = np.zeros(len(accused))
     for where, values in _together(accused, size):
         gram += (values * gains[where]) @ values.T
-        scores += values @ (reading.direction[where] * (gains[where] > 0))
+        scores += values @ reading.direction[where]
     # Carriers are nearly orthogonal; where a reading shows nothing of them, nothing is subtracted.
     amounts = np.linalg.pinv(gram, rcond=SINGULAR, hermitian=True) @ scores
-    # A value that was clipped cannot be explained, and would outweigh what is left of the others.
-    rest = reading.direction * (gains > 0)
+    rest = reading.direction.copy()
     for where, values in _together(accused, size):
         rest[where] -= ((amounts @ values) * gains[where]).astype(np.float32)
     return unit(rest)

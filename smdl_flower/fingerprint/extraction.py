@@ -2,9 +2,9 @@
 
 Both are functions of suspect, base model and campaign key only; no customer's word enters
 (assumption A3), so whatever happens here, an innocent's score keeps its law. Power comes from
-bounding and whitening: in each layer and sensitivity bin the suspect's deviation is clipped,
-centred and weighted by the inverse of its own variance, so that heavily altered weights do not
-drown the rest.
+bounding and whitening: in each layer and sensitivity bin the suspect's deviation is bounded,
+centred and brought to unit spread, so that heavily altered weights do not drown the rest; then it
+is weighted as suits the law it has in its layer (:mod:`.law`).
 """
 
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ from smdl_flower.fingerprint.accusation import SoftBits
 from smdl_flower.fingerprint.carriers import CHUNK
 from smdl_flower.fingerprint.codes import Bits
 from smdl_flower.fingerprint.embedding import CarrierMark, Mark
+from smdl_flower.fingerprint.law import Law
 from smdl_flower.fingerprint.layout import Vector
 from smdl_flower.weights import Weights
 
 PROFILE_BINS = 16
-CLIP = 3.0
 MAD_TO_DEVIATION = 1.4826
 LARGEST_ERASED = 0.995
 OUTLIER = 10.0  # deviations of a bin; a mark, noise, rounding and averaging stay far inside
@@ -139,29 +139,27 @@ class Deviation:
         Raises:
             NotComparableError: Most values are too large to compute with.
         """
-        direction, gains = _direction(mark, rest, self.bins)
-        if not np.isfinite(direction).all():
-            raise NotComparableError(_TOO_LARGE)
-        return direction, gains
+        return _direction(mark, rest, self.bins)
 
 
 @dataclass(frozen=True)
 class _Bins:
-    """The kept weights of each layer, sorted into bins of similar sensitivity."""
+    """The kept weights of each tensor, sorted into bins of similar sensitivity."""
 
-    members: tuple[NDArray[np.int64], ...]
+    tensors: tuple[tuple[NDArray[np.int64], ...], ...]
 
     @classmethod
     def of(cls, mark: CarrierMark, kept: NDArray[np.bool_]) -> "_Bins":
-        members = []
+        tensors = []
         for tensor in mark.layout.tensors:
             profile, here = mark.profile[tensor.where], kept[tensor.where]
             edges = np.quantile(profile, np.arange(1, PROFILE_BINS) / PROFILE_BINS)
             numbers = np.searchsorted(edges, profile).astype(np.uint8)
-            members += [
+            members = (
                 tensor.start + np.flatnonzero((numbers == n) & here) for n in range(PROFILE_BINS)
-            ]
-        return cls(tuple(m for m in members if len(m) >= SMALLEST_BIN))
+            )
+            tensors.append(tuple(m for m in members if len(m) >= SMALLEST_BIN))
+        return cls(tuple(members for members in tensors if members))
 
 
 def _bounded_deviation(
@@ -178,7 +176,7 @@ def _bounded_deviation(
             deviation[where] /= scale
     deviation *= kept
     bounded = np.zeros_like(deviation)
-    for chosen in bins.members:
+    for chosen in (members for tensor in bins.tensors for members in tensor):
         values = deviation[chosen]
         bound = OUTLIER * MAD_TO_DEVIATION * float(np.median(np.abs(values)))
         bound = max(bound, SMALLEST_BOUND)
@@ -198,20 +196,28 @@ def _without_outliers(mark: Mark, examined: Deviation) -> Vector:
 
 def _direction(mark: CarrierMark, rest: Vector, bins: _Bins) -> tuple[Vector, Vector]:
     direction, gains = np.zeros_like(rest), np.zeros_like(rest)
-    for chosen in bins.members:
-        values = rest[chosen]
-        values -= np.median(values)
-        spread = MAD_TO_DEVIATION * float(np.median(np.abs(values)))
-        # Where most weights are untouched the median deviation is of rounding size.
-        spread = max(spread, 1e-3 * float(np.sqrt(np.mean(np.square(values)))), 1e-12)
-        within = np.abs(values) < CLIP * spread  # a clipped value says nothing about a carrier's
-        np.clip(values, -CLIP * spread, CLIP * spread, out=values)
-        profile = mark.profile[chosen]
-        direction[chosen] = profile * values / np.float32(spread**2)
-        gains[chosen] = np.square(profile) * within / np.float32(spread**2)
+    for members in bins.tensors:
+        standard, spreads = zip(*(_standardised(rest[chosen]) for chosen in members), strict=True)
+        together = np.concatenate(standard)
+        if not np.isfinite(together).all():
+            raise NotComparableError(_TOO_LARGE)
+        law = Law.of(together)
+        for chosen, values, spread in zip(members, standard, spreads, strict=True):
+            relative = mark.profile[chosen] / np.float32(spread)
+            direction[chosen] = relative * law.score(values)
+            gains[chosen] = np.square(relative) * np.float32(law.information)
     if mark.chips:
         direction, gains = mark.chips.compress(direction), mark.chips.sums(gains)
     return unit(direction), gains / np.float32(gains.max(initial=0.0) or 1.0)
+
+
+def _standardised(values: Vector) -> tuple[Vector, float]:
+    """Values about their median in units of their spread, and that."""
+    values = values - np.median(values)
+    spread = MAD_TO_DEVIATION * float(np.median(np.abs(values)))
+    # Where most weights are untouched the median deviation is of rounding size.
+    spread = max(spread, 1e-3 * float(np.sqrt(np.mean(np.square(values)))), 1e-12)
+    return values / np.float32(spread), spread
 
 
 def unit(direction: Vector) -> Vector:

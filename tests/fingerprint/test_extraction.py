@@ -233,9 +233,9 @@ def test_what_all_copies_share_does_not_enter_the_direction(
     # Equal but for float32 rounding of weights of size 4 s against deviations of 0.1 s: 3e-6 each.
     assert float(ours.astype(float) @ theirs.astype(float)) > 1 - 1e-5
     sums = sum_by_group(spreading.groups, ours * spreading.signed_profile, 32) / spreading.norms
-    # Clipping at three deviations takes off some 1e-3 of the energy, which has 1/sqrt(d) of its
-    # length in each group's direction: 3e-4. Had the shared part stayed: 1/sqrt(2 x 32) = 0.125.
-    assert np.abs(sums).max() < 10 * 3e-4
+    # The estimated law of 6,400 values departs from x by some 15 %, of which 1/sqrt(d) falls into
+    # each group's direction: 1.3e-3. Had the shared part stayed: 1/sqrt(2 x 32) = 0.125.
+    assert np.abs(sums).max() < 5 * 1.3e-3
 
 
 @settings(max_examples=25)
