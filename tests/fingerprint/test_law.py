@@ -1,7 +1,6 @@
 """The estimated law gives the detector that the theory of locally optimum detection asks for."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
