@@ -1,4 +1,4 @@
-"""What a fingerprint costs: time and memory of each step, for models of three sizes.
+"""What a fingerprint costs: time and memory of each step, for models of four sizes.
 
 One thread. Each size runs in a process of its own, so that its peak memory is its own. Two steps
 everybody knows are measured in the same process for comparison: one float32 pass over the marked
@@ -45,6 +45,7 @@ SIZES: dict[str, Callable[[], nn.Module]] = {
     "1e5": lambda: models.replace_batch_norm(models.resnet8(3, 10, width=18)),
     "1e6": lambda: models.replace_batch_norm(models.resnet8(3, 10, width=58)),
     "1.1e7": lambda: models.build(ModelSpec("resnet18", 3, 10, INPUT_SHAPE[1]), seed=0),
+    "2.5e7": lambda: models.build(ModelSpec("resnet50", 3, 1000, INPUT_SHAPE[1]), seed=0),
 }
 
 
