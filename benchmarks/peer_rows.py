@@ -30,9 +30,10 @@ class Samples:
     inputs: Tensor
     labels: Tensor
 
-    def take(self, count: int) -> "Samples":
-        """Return the first of them."""
-        return Samples(self.inputs[:count], self.labels[:count])
+    def some(self, count: int) -> "Samples":
+        """Return a random choice of them, the same every time."""
+        chosen = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(1))
+        return Samples(self.inputs[chosen[:count]], self.labels[chosen[:count]])
 
 
 class Scheme(Protocol):
@@ -60,7 +61,7 @@ def rows(scheme: Scheme) -> Iterator[dict[str, Any]]:
     alone = [[number] for number in range(len(scheme.copies))]
 
     def tune(group: list[int], rate: float) -> nn.Module:
-        thief = scheme.train.take(THIEF_IMAGES)
+        thief = scheme.train.some(THIEF_IMAGES)
         return trained(scheme.copies[group[0]], thief, rate, EPOCHS)
 
     def prune(group: list[int], fraction: float) -> nn.Module:
