@@ -3,15 +3,19 @@
 import hashlib
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from smdl_flower import config, models, training
 from smdl_flower.data import Images, load_shard
+from smdl_flower.errors import PrivacyError
 from smdl_flower.flower import records
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.models import ModelSpec
 from smdl_flower.privacy import participant
+from smdl_flower.privacy.declaration import Declaration
+from smdl_flower.privacy.partition import PrivacyPartition
+from smdl_flower.representation import Examples
 
 app = ClientApp()
 
@@ -25,22 +29,29 @@ def train(message: Message, context: Context) -> Message:
     instruction = message.content.config_records[records.CONFIG]
     split = participant.prepare(run, model, shard, str(instruction[records.PARTITION_SHA256]))
     part, examples = participant.what_is_trained(run, split, model, shard)
-    loss = training.train(
-        part,
-        examples,
-        run.training,
-        learning_rate=float(instruction[records.LEARNING_RATE]),  # type: ignore[arg-type]
-        proximal_mu=float(instruction.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
-        generator=_generator(run.seed, instruction[records.SERVER_ROUND], context),
-    )
+    metrics: dict[str, float] = {records.NUM_EXAMPLES: len(shard)}
+    declaration = None
+    if run.privacy.channel == "dp":
+        declaration = _train_private(run, split, part, examples, instruction, context)
+        metrics = {records.NUM_EXAMPLES: run.privacy.shard_size}
+    else:
+        metrics[records.TRAIN_LOSS] = training.train(
+            part,
+            examples,
+            run.training,
+            learning_rate=float(instruction[records.LEARNING_RATE]),  # type: ignore[arg-type]
+            proximal_mu=float(instruction.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
+            generator=_generator(run.seed, instruction[records.SERVER_ROUND], context),
+        )
     return records.train_reply(
         message,
         split.select(models.to_weights(model)),
-        {records.NUM_EXAMPLES: len(shard), records.TRAIN_LOSS: loss},
+        metrics,
         {
             records.PARTITION_ID: f"{_participant(context):06d}",
             records.CODE_SHA256: code_sha256(),
         },
+        declaration,
     )
 
 
@@ -48,6 +59,8 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on this participant's shard."""
     run = config.parse(context.run_config)
+    if run.privacy.channel == "dp":
+        raise PrivacyError("accuracy and loss on private images would leave without noise")
     shard = _shard(run, context)
     result = training.evaluate(_model(run, shard, message), shard)
     metrics = MetricRecord(
@@ -58,6 +71,29 @@ def evaluate(message: Message, context: Context) -> Message:
         }
     )
     return Message(RecordDict({records.METRICS: metrics}), reply_to=message)
+
+
+def _train_private(
+    run: config.RunConfig,
+    split: PrivacyPartition,
+    part: torch.nn.Module,
+    examples: Examples,
+    instruction: ConfigRecord,
+    context: Context,
+) -> Declaration:
+    from smdl_flower.privacy import private_round  # noqa: PLC0415 - opacus takes seconds
+
+    return private_round.train(
+        run,
+        split,
+        part,
+        examples,
+        instruction=private_round.Instruction(
+            int(instruction[records.SERVER_ROUND]),  # type: ignore[arg-type]
+            float(instruction[records.LEARNING_RATE]),  # type: ignore[arg-type]
+        ),
+        ledger=private_round.open_ledger(run, _participant(context), context.node_config),
+    )
 
 
 def _shard(run: config.RunConfig, context: Context) -> Images:

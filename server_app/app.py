@@ -5,13 +5,15 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from smdl_flower import config, files, models, training
+from smdl_flower import config, models, training
 from smdl_flower.data import Images, load_test
 from smdl_flower.flower import checkpoint, owner, records, strategies
+from smdl_flower.flower.averaging import Averaging
+from smdl_flower.flower.privacy_record import PrivacyRecord
 from smdl_flower.flower.run_folder import RunFolder, config_sha256
 from smdl_flower.flower.strategy import FingerprintStrategy, RoundRules
 from smdl_flower.models import ModelSpec
-from smdl_flower.privacy import partition, reporting
+from smdl_flower.privacy import partition
 
 app = ServerApp()
 
@@ -30,16 +32,21 @@ def main(grid: Grid, context: Context) -> None:
         inner = strategies.build(run)
         checkpoint.restore_optimizer_state(inner, start.optimizer)
         split = partition.partition(run.privacy, models.from_weights(spec, start.model))
-        files.write_json(folder.path / "privacy.json", reporting.document(run.privacy, split))
+        privacy = PrivacyRecord.begin(run, split, folder.path, completed=start.round)
+        averaging = Averaging(run.privacy.averaging, run.federation.rounds, start.average)
         rounds = run.federation.rounds
         rules = RoundRules(
             min_replies=run.federation.min_replies,
             learning_rate=lambda r: training.scheduled_rate(run.training, r, rounds),
             completed=start.round,
             partition=split,
+            privacy=privacy,
+            averaging=averaging,
         )
-        recorder = owner.RoundRecorder(folder, inner, config_sha256(context.run_config))
-        FingerprintStrategy(inner, issuer, rules=rules, observers=[recorder]).start(
+        settings = config_sha256(context.run_config)
+        recorder = owner.RoundRecorder(folder, inner, averaging, settings)
+        # What was declared is on disk before the checkpoint that a resumed run goes on from.
+        FingerprintStrategy(inner, issuer, rules=rules, observers=[privacy, recorder]).start(
             grid,
             records.to_record(start.model),
             num_rounds=rounds,

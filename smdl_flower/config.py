@@ -118,14 +118,22 @@ class FingerprintConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """What leaves a participant, and through which channel."""
+    """What leaves a participant, through which channel, and what may be spent on it."""
 
     policy: Literal["full", "public-front"] = Field(alias="privacy.policy")
-    channel: Literal["clear"] = Field(alias="privacy.channel")
+    channel: Literal["clear", "dp"] = Field(alias="privacy.channel")
     public_weights: str = Field(alias="privacy.public-weights")
     public_weights_sha256: str = Field(
         alias="privacy.public-weights-sha256", pattern=r"^([0-9a-f]{64})?$"
     )
+    epsilon: Positive = Field(alias="privacy.epsilon")
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(alias="privacy.delta")
+    shard_size: int = Field(alias="privacy.shard-size", ge=0, le=100_000_000)
+    max_grad_norm: Positive = Field(alias="privacy.max-grad-norm")
+    sample_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="privacy.sample-rate")
+    spare_rounds: int = Field(alias="privacy.spare-rounds", ge=0, le=1_000_000)
+    averaging: Literal["none", "tail", "ema"] = Field(alias="privacy.averaging")
+    rng: Literal["os", "seeded"] = Field(alias="privacy.rng")
 
 
 class RunConfig(Section):
@@ -344,4 +352,29 @@ def _privacy_contradictions(config: RunConfig) -> list[str]:
         )
     if privacy.public_weights and privacy.policy != "public-front":
         problems.append("privacy.public-weights: used with privacy.policy = 'public-front' only")
+    if privacy.channel == "dp":
+        problems += _dp_contradictions(config)
+    return problems
+
+
+def _dp_contradictions(config: RunConfig) -> list[str]:
+    """What would make an epsilon false, so that no run begins that could not claim one."""
+    privacy, problems = config.privacy, []
+    if not privacy.shard_size:
+        problems.append(
+            "privacy.shard-size: needed with privacy.channel = 'dp': a public number of images per "
+            "participant, such as what was agreed on; the exact count is private"
+        )
+    elif privacy.delta * privacy.shard_size >= 1.0:
+        problems.append(
+            f"privacy.delta: {privacy.delta} is not below 1 / privacy.shard-size; it would allow "
+            "an image to be published whole"
+        )
+    if config.federation.fraction_evaluate > 0.0:
+        problems.append(
+            "fraction-evaluate: must be 0.0 with privacy.channel = 'dp'; accuracy and loss on "
+            "private images would leave without noise"
+        )
+    if config.federation.strategy == "fedprox":
+        problems.append("strategy: fedprox changes the loss that is clipped; use another with dp")
     return problems

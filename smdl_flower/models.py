@@ -20,6 +20,7 @@ from smdl_flower import fronts
 from smdl_flower.errors import ConfigError, SuspectFileError
 from smdl_flower.weights import Weights
 
+_FITTING: set["ModelSpec"] = set()  # found to take images of their size; a federation asks often
 LARGEST = {"channels": 4096, "classes": 1_000_000, "image_size": 1024}
 
 
@@ -193,8 +194,9 @@ def _assembled(spec: ModelSpec, seed: int) -> nn.Module:
                 f"model {spec.name!r}: {name} is {tensor.dtype}; only floating-point state can be "
                 "averaged and fingerprinted"
             )
-    if ":" not in spec.name:  # code of others may do what tensors without values cannot
-        _require_fit(model, spec)
+    if ":" not in spec.name and spec not in _FITTING:
+        _require_fit(model, spec)  # not code of others, which may do what such tensors cannot
+        _FITTING.add(spec)
     return model
 
 

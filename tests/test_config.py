@@ -110,7 +110,7 @@ WRONG_VALUES: list[tuple[str, Scalar]] = [
     ("fingerprint.max-accuracy-drop", 1.5),
     ("demo-customers", 10_001),
     ("privacy.policy", "none"),
-    ("privacy.channel", "dp"),
+    ("privacy.channel", "masked"),
 ]
 
 

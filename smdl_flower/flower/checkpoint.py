@@ -25,11 +25,13 @@ class Checkpoint:
         round: Rounds completed; 0 is the initial model.
         model: The global model.
         optimizer: Server-side optimizer state, ``<attribute>/<key>`` -> array.
+        average: Of the models of several rounds, if the run keeps one.
     """
 
     round: int
     model: Weights = field(repr=False)
     optimizer: Weights = field(default_factory=dict, repr=False)
+    average: Weights = field(default_factory=dict, repr=False)
 
 
 def save(run: Path, checkpoint: Checkpoint, config_sha256: str) -> None:
@@ -39,6 +41,7 @@ def save(run: Path, checkpoint: Checkpoint, config_sha256: str) -> None:
     """
     arrays = {f"model/{name}": array for name, array in checkpoint.model.items()}
     arrays |= {f"optimizer/{name}": array for name, array in checkpoint.optimizer.items()}
+    arrays |= {f"average/{name}": array for name, array in checkpoint.average.items()}
     metadata = {"format": FORMAT, "round": str(checkpoint.round), "config": config_sha256}
     path = run / DIRECTORY / f"round-{checkpoint.round:06d}.safetensors"
     weights.write(path, arrays, metadata, replace=True)
@@ -62,11 +65,11 @@ def load(run: Path, config_sha256: str) -> Checkpoint:
             f"resume-from: {found[-1]} belongs to a run with other settings; use the same scenario "
             "and values (only resume-from may differ)"
         )
-    parts: dict[str, Weights] = {"model": {}, "optimizer": {}}
+    parts: dict[str, Weights] = {"model": {}, "optimizer": {}, "average": {}}
     for name, array in file.weights.items():
         part, _, key = name.partition("/")
         parts[part][key] = array
-    return Checkpoint(int(file.metadata["round"]), parts["model"], parts["optimizer"])
+    return Checkpoint(int(file.metadata["round"]), **parts)
 
 
 def optimizer_state(strategy: Strategy) -> Weights:

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from smdl_flower.flower.owner import HOME_VARIABLE, PASSPHRASE_FILE_VARIABLE
 from smdl_flower.flower.run_folder import COMMIT_VARIABLE, RUN_DIRECTORY_VARIABLE, RunFolder
 
 FLOWER_LOG = "flower.log"
+LEDGERS = "ledger"
+LEDGER_VARIABLE = "SMDL_LEDGER_DIR"  # read by privacy.private_round, which needs opacus
 Engine = Literal["flower", "inline"]
 
 
@@ -48,6 +51,9 @@ class Launch:
             RUN_DIRECTORY_VARIABLE: str(self.folder.resolve()),
             HOME_VARIABLE: str(self.home.expanduser().resolve()),
             COMMIT_VARIABLE: _git_commit(self.app),
+            # Of simulated participants; whoever keeps ledgers elsewhere says so.
+            LEDGER_VARIABLE: os.environ.get(LEDGER_VARIABLE)
+            or str(self.folder.resolve() / LEDGERS),
         }
         if self.passphrase_file:
             variables[PASSPHRASE_FILE_VARIABLE] = str(self.passphrase_file.resolve())
@@ -64,6 +70,9 @@ def prepare(plan: Launch) -> None:
         raise OutputExistsError(f"{plan.folder} is not empty; choose another --out")
     files.make_private_directory(plan.folder)
     files.write(plan.folder / "scenario.toml", plan.scenario.read_bytes())
+    earlier = Path(str(plan.flat.get("resume-from") or plan.folder)) / LEDGERS
+    if earlier.is_dir() and not (plan.folder / LEDGERS).exists():
+        shutil.copytree(earlier, plan.folder / LEDGERS)  # what was spent stays spent
 
 
 def launch(plan: Launch, engine: Engine) -> RunFolder:

@@ -11,6 +11,7 @@ from smdl_flower.config import RunConfig
 from smdl_flower.data import Images
 from smdl_flower.errors import ConfigError
 from smdl_flower.flower import checkpoint
+from smdl_flower.flower.averaging import Averaging
 from smdl_flower.flower.run_folder import RunFolder
 from smdl_flower.flower.strategy import Issuer
 from smdl_flower.home import DEFAULT_HOME, OwnerHome
@@ -101,16 +102,19 @@ class OfflineIssuer:
 class RoundRecorder:
     """Writes each round's metrics line and checkpoint."""
 
-    def __init__(self, folder: RunFolder, inner: Strategy, settings: str) -> None:
+    def __init__(
+        self, folder: RunFolder, inner: Strategy, averaging: Averaging, settings: str
+    ) -> None:
         self._folder = folder
         self._inner = inner
+        self._averaging = averaging
         self._settings = settings
 
     def round_done(self, server_round: int, model: Weights, metrics: dict[str, float]) -> None:
         """Record a completed round."""
         self._folder.append_metrics({"round": server_round, **metrics})
         state = checkpoint.optimizer_state(self._inner)
-        done = checkpoint.Checkpoint(server_round, model, state)
+        done = checkpoint.Checkpoint(server_round, model, state, self._averaging.state)
         checkpoint.save(self._folder.path, done, self._settings)
         # Go on from what a resumed run would read (float32), so that both end with the same model.
         checkpoint.restore_optimizer_state(self._inner, state)

@@ -12,12 +12,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 
 from smdl_flower.errors import SmdlError
+from smdl_flower.privacy.declaration import Declaration
 from smdl_flower.weights import Weights
 
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
 PROVENANCE = "provenance"
+DECLARATION = "declaration"
 
 NUM_EXAMPLES = "num-examples"
 TRAIN_LOSS = "train-loss"
@@ -48,15 +50,20 @@ def from_record(record: ArrayRecord) -> Weights:
 
 
 def train_reply(
-    message: Message, weights: Weights, metrics: dict[str, float], provenance: dict[str, str]
+    message: Message,
+    weights: Weights,
+    metrics: dict[str, float],
+    provenance: dict[str, str],
+    declaration: Declaration | None = None,
 ) -> Message:
     """Return a participant's reply to a training instruction.
 
     Args:
         message: The instruction.
         weights: The allow-listed tensors after local training.
-        metrics: ``num-examples`` and ``train-loss``.
+        metrics: ``num-examples`` and ``train-loss``; in a ``dp`` run the public number alone.
         provenance: Which participant, and the digest of the code it runs.
+        declaration: In a ``dp`` run, what was done to the updates.
     """
     content = RecordDict(
         {
@@ -65,10 +72,14 @@ def train_reply(
             PROVENANCE: ConfigRecord(dict(provenance)),
         }
     )
+    if declaration:
+        content[DECLARATION] = ConfigRecord({**declaration.to_record()})
     return Message(content, reply_to=message)
 
 
-def check_train_reply(message: Message, expected: Weights, code_sha256: str) -> None:
+def check_train_reply(
+    message: Message, expected: Weights, code_sha256: str, *, shard_size: int = 0
+) -> None:
     """Accept a training reply or say why not.
 
     Args:
@@ -76,6 +87,8 @@ def check_train_reply(message: Message, expected: Weights, code_sha256: str) -> 
         expected: Arrays of the names, shapes and types that must come back.
         code_sha256: Digest of the server's code; a participant that runs other code would train
             another model than the run's record says.
+        shard_size: In a ``dp`` run, the public number that stands in for the count of images; then
+            the exact one and a loss are refused: they left without noise.
 
     Raises:
         InvalidReplyError: With the reason.
@@ -90,7 +103,7 @@ def check_train_reply(message: Message, expected: Weights, code_sha256: str) -> 
         raise InvalidReplyError(
             "it comes from other code than the server's (stale SuperLink or another version)"
         )
-    _check_metrics(content.metric_records[METRICS])
+    _check_metrics(content.metric_records[METRICS], shard_size)
     _check_arrays(content.array_records[ARRAYS], expected)
 
 
@@ -117,7 +130,23 @@ def _shortened(reason: str) -> str:
     return line if len(line) <= 400 else f"... {line[-400:]}"
 
 
-def _check_metrics(metrics: MetricRecord) -> None:
+def declaration_of(message: Message) -> Declaration:
+    """Return what a participant declares about its training.
+
+    Raises:
+        PrivacyError: There is no declaration, or it is none.
+    """
+    return Declaration.from_record(message.content.config_records.get(DECLARATION, {}))
+
+
+def _check_metrics(metrics: MetricRecord, shard_size: int) -> None:
+    if shard_size and dict(metrics) != {NUM_EXAMPLES: shard_size}:
+        raise InvalidReplyError(
+            f"its metrics must be {NUM_EXAMPLES} {shard_size} alone; a count or loss of private "
+            "images left without noise"
+        )
+    if shard_size:
+        return
     if set(metrics) != {NUM_EXAMPLES, TRAIN_LOSS}:
         raise InvalidReplyError(f"its metrics must be {NUM_EXAMPLES} and {TRAIN_LOSS} only")
     _check_numbers(metrics)

@@ -9,8 +9,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from smdl_flower.errors import FederationError
+from smdl_flower.errors import FederationError, PrivacyError
 from smdl_flower.flower import records
+from smdl_flower.flower.averaging import Averaging
+from smdl_flower.flower.privacy_record import PrivacyRecord
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.privacy.partition import PrivacyPartition
 from smdl_flower.weights import Weights
@@ -43,12 +45,16 @@ class RoundRules:
         learning_rate: Server round (from 1) -> the participants' learning rate.
         completed: Rounds an interrupted run had completed; this one goes on after them.
         partition: Only its GUARDED tensors come back and are aggregated; None: all do.
+        privacy: Judges and keeps what participants declare about their noise, if it is asked for.
+        averaging: What is released; training goes on with the plain model.
     """
 
     min_replies: int
     learning_rate: Callable[[int], float]
     completed: int = 0
     partition: PrivacyPartition | None = None
+    privacy: PrivacyRecord | None = None
+    averaging: Averaging = field(default_factory=lambda: Averaging("none", 0))
 
     def guarded(self, model: Weights) -> Weights:
         """Return the tensors that participants send back."""
@@ -120,6 +126,9 @@ class FingerprintStrategy(Strategy):
             result.arrays = initial_arrays
         if not result.arrays:
             raise FederationError("no model came back from training; see the participants' logs")
+        result.arrays = records.to_record(
+            self._rules.averaging.current(records.from_record(result.arrays))
+        )
         self._issuer.issue(records.from_record(result.arrays))
         return result
 
@@ -149,7 +158,7 @@ class FingerprintStrategy(Strategy):
             FederationError: There are fewer than required, or they aggregate to nothing.
         """
         number = server_round + self._rules.completed
-        valid = self._valid(replies)
+        valid = self._valid(replies, number)
         asked = len(self._progress.asked)
         if len(valid) < self._rules.min_replies:
             reasons = "; ".join(self._progress.refused) or "nothing came back in time"
@@ -204,10 +213,12 @@ class FingerprintStrategy(Strategy):
         if round_here == 0:  # Flower asks for the initial model too: not a round
             return None
         number = round_here + self._rules.completed
-        metrics = evaluate_fn(number, arrays) if evaluate_fn else None
+        model = records.from_record(arrays)
+        released = records.to_record(self._rules.averaging.update(number, model))
+        metrics = evaluate_fn(number, released) if evaluate_fn else None
         line = {**self._progress.metrics, **_plain(metrics)}
         for observer in self._observers:
-            observer.round_done(number, records.from_record(arrays), line)
+            observer.round_done(number, model, line)
         return metrics
 
     def _as_expected(self, arrays: ArrayRecord) -> ArrayRecord:
@@ -216,7 +227,15 @@ class FingerprintStrategy(Strategy):
         guarded = {k: a.astype(before[k].dtype) for k, a in records.from_record(arrays).items()}
         return records.to_record(self._rules.complete(guarded, before))
 
-    def _valid(self, replies: Iterable[Message]) -> list[Message]:
+    def _check(self, reply: Message, expected: Weights, number: int) -> None:
+        privacy = self._rules.privacy
+        terms = privacy.terms if privacy else None
+        size = terms.shard_size if terms else 0
+        records.check_train_reply(reply, expected, code_sha256(), shard_size=size)
+        if privacy and terms:
+            privacy.accept(number, _partition_id(reply), records.declaration_of(reply))
+
+    def _valid(self, replies: Iterable[Message], number: int) -> list[Message]:
         sent = {m.metadata.message_id: m.metadata.dst_node_id for m in self._progress.asked}
         expected = self._rules.guarded(self._progress.model)
         valid, self._progress.refused = [], []
@@ -224,8 +243,8 @@ class FingerprintStrategy(Strategy):
             # Not src_node_id: an error reply on behalf of a dead node comes from the SuperLink.
             node = sent.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             try:
-                records.check_train_reply(reply, expected, code_sha256())
-            except records.InvalidReplyError as error:
+                self._check(reply, expected, number)
+            except (records.InvalidReplyError, PrivacyError) as error:
                 log.warning("reply of node %s refused: %s", node, error)
                 self._progress.refused.append(f"node {node}: {error}")
             else:

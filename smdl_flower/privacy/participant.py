@@ -1,5 +1,7 @@
 """A participant's side of the privacy partition: check what was sent, freeze, choose."""
 
+import functools
+
 from torch import nn
 
 from smdl_flower import models
@@ -14,6 +16,7 @@ from smdl_flower.privacy.partition import (
     require_same_public,
 )
 from smdl_flower.representation import Examples, behind_front
+from smdl_flower.weights import Weights
 
 
 def prepare(run: RunConfig, model: nn.Module, shard: Images, committed: str) -> PrivacyPartition:
@@ -36,13 +39,18 @@ def prepare(run: RunConfig, model: nn.Module, shard: Images, committed: str) -> 
             f"config give {split.sha256()[:16]}; nothing was trained"
         )
     if split.names(Label.PUBLIC):
-        own = {}
+        own: Weights = {}
         if not run.privacy.public_weights_sha256:
             spec = ModelSpec.for_images(run.model, shard.pixels, shard.classes)
-            own = models.to_weights(models.build(spec, seed=run.seed))
+            own = _own(spec, run.seed)
         require_same_public(run.privacy, split, models.to_weights(model), own)
     split.freeze(model)
     return split
+
+
+@functools.lru_cache(maxsize=2)  # asked for every round
+def _own(spec: ModelSpec, seed: int) -> Weights:
+    return models.to_weights(models.build(spec, seed=seed))
 
 
 def what_is_trained(
