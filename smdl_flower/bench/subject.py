@@ -47,7 +47,7 @@ class Subject:
         Raises:
             ConfigError: It is none, it issued no copies, or they are not of this home.
         """
-        outcome, resolved = _read(run / "run.json"), _read(run / "resolved.json")
+        outcome, resolved = read_json(run / "run.json"), read_json(run / "resolved.json")
         if outcome.get("status") != "completed" or not outcome.get("model_id"):
             raise ConfigError(f"{run}: the run issued no copies; a bench needs a completed run")
         self.home = home
@@ -123,7 +123,12 @@ def _asked(resolved: dict[str, Any]) -> tuple[str, DataConfig]:
     return str(config.get("scenario", "")), data
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object of a run folder.
+
+    Raises:
+        ConfigError: The file is missing or holds none.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -16,6 +16,7 @@ from smdl_flower.bench.plan import Plan
 from smdl_flower.bench.record import Record
 from smdl_flower.bench.subject import Subject
 from smdl_flower.bench.summary import Line
+from smdl_flower.cli import privacy_bench
 from smdl_flower.cli.options import (
     HomeOption,
     JsonOption,
@@ -25,13 +26,23 @@ from smdl_flower.cli.options import (
     open_home,
     print_json,
 )
+from smdl_flower.errors import ConfigError
 
 HEADINGS = ("attack", "accuracy", "named", "wrongly", "least z", "log10 p", "bit errors", "eta")
 LONGEST_REMARK = 60  # in the terminal; bench.json and the page have all of it
 
 
 def bench(
-    run: Annotated[Path, typer.Argument(help="Folder of a completed run.")],
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folder of a completed run; with --privacy, any number, scenario files too.",
+        ),
+    ],
+    privacy: Annotated[
+        bool, typer.Option("--privacy", help="Attack the participants instead of the copies.")
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few minutes: about 20 rows, one customer each.")
     ] = False,
@@ -51,7 +62,16 @@ def bench(
 
     Without --quick it may take hours. Results are written as they come; a bench that was
     interrupted goes on where it was. No result accuses a real customer: copies are altered here.
+
+    With --privacy, what participants send is attacked as the server could, and the final model as a
+    customer could, each attack with its control: minutes, and no owner's home is needed.
     """
+    if privacy:
+        privacy_bench.bench(targets, out, as_json=as_json)
+        return
+    if len(targets) != 1:
+        raise ConfigError(f"bench: {len(targets)} runs were given; without --privacy give one")
+    (run,) = targets
     what = plan.only(plan.quick() if quick else plan.full(), attacks or ())
     folder = out or run / "bench"
     subject = Subject(open_home(home, passphrase_file), run)

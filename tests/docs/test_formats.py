@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-IDENTIFIER = re.compile(r"smdl-[a-z]+/\d")
+IDENTIFIER = re.compile(r"smdl-[a-z-]+/\d")
 PACKAGES = ("smdl_flower", "server_app", "client_app")
 
 

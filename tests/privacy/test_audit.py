@@ -100,6 +100,13 @@ def test_honest_training_passes(training):
     assert 0 <= found.lower_bound <= found.claimed_epsilon
 
 
+def test_a_convolution_is_audited_like_a_linear_layer():
+    setting, rng = Setting(RATE, CLIP, BATCH), np.random.default_rng(1)
+    assert audit(OpacusTraining(), setting, rng, layer="convolution").failures == ()
+    halved = audit(OpacusTraining(noise_factor=0.5), setting, rng, layer="convolution")
+    assert any(failure.startswith("noise of excluded") for failure in halved.failures)
+
+
 @pytest.mark.parametrize(
     ("fault", "symptom"),
     [

@@ -32,7 +32,7 @@ class Search:
 
 
 BY_GRADIENT = Search()
-BY_FEATURES = Search(steps=250, rate=0.05, smoothness=1e-4, signed=False)
+BY_FEATURES = Search(steps=100, rate=0.05, smoothness=1e-4, signed=False)
 
 
 def invert_update(
