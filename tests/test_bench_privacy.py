@@ -11,11 +11,12 @@ import torch
 from smdl_flower import config
 from smdl_flower.bench.privacy import attacks, auditing, participants, record
 from smdl_flower.bench.privacy.scores import Row, Score
+from smdl_flower.cli.main import run as smdl
 from smdl_flower.config import RunConfig
 from smdl_flower.errors import ConfigError
 from smdl_flower.privacy.attacks.update import flat, gradient
 
-DIGITS = {
+DIGITS: dict[str, config.Scalar] = {
     "data": "digits",
     "model": "cnn",
     "num-participants": 2,
@@ -23,7 +24,7 @@ DIGITS = {
     "num-server-rounds": 3,
     "batch-size": 16,
 }
-PRIVATE = DIGITS | {
+PRIVATE: dict[str, config.Scalar] = DIGITS | {
     "privacy.channel": "dp",
     "privacy.rng": "seeded",
     "privacy.shard-size": 500,
@@ -73,6 +74,7 @@ def test_matching_works_in_the_clear_and_not_on_what_a_private_run_sends(private
     row = attacks.match(private, no_progress)
     assert row.works
     assert row.control.right == 20
+    assert row.protected.right is not None
     assert row.protected.right <= 3  # binomial(20, 1/100) exceeds 3 with probability 4e-5
     assert row.verdict() == "no better than a guess"
 
@@ -128,3 +130,31 @@ def test_a_target_is_a_scenario_or_a_run(tmp_path: Path):
 def test_images_come_in_an_order_of_their_own():
     who = participants.load(asked(DIGITS))
     assert len(np.unique(who.images.labels[:50])) == 10
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A private run on digits, as far as the bench looks at it."""
+    flat_config = config.load_defaults(config.example_app_dir()) | PRIVATE
+    (tmp_path / "resolved.json").write_text(json.dumps({"config": flat_config}))
+    return tmp_path
+
+
+def test_the_command_writes_a_table_and_a_document(run_folder, monkeypatch, capsys):
+    chosen = [attacks.Attack("matching", attacks.match, 2)]
+    monkeypatch.setattr(attacks, "attacks", lambda _: chosen)
+    monkeypatch.setattr(attacks, "MATCHED", 10)
+    assert smdl(["bench", "--privacy", str(run_folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "10 of 10" in printed
+    assert "Audit passed" in printed
+    document = json.loads((run_folder / record.NAME).read_text())
+    assert document["audit"]["passed"]
+    assert [row["attack"] for row in document["attacks"]] == ["matching"]
+
+
+def test_targets_that_would_overwrite_each_other_are_refused(run_folder, capsys):
+    assert smdl(["bench", "--privacy", str(run_folder), str(run_folder)]) == 2
+    assert "written to one file" in capsys.readouterr().err
+    assert smdl(["bench", str(run_folder), str(run_folder)]) == 2
+    assert "without --privacy give one" in capsys.readouterr().err

@@ -30,7 +30,9 @@ def bench(targets: Sequence[Path], out: Path | None, *, as_json: bool) -> None:
     runs = [participants.read_target(target) for target in targets]
     paths = [_path(target, run, out) for target, run in zip(targets, runs, strict=True)]
     if len(set(paths)) < len(paths):
-        raise ConfigError("bench: several targets would be written to one file; bench one a time")
+        raise ConfigError(
+            "bench: several targets would be written to one file; bench one at a time"
+        )
     documents = []
     for run, path in zip(runs, paths, strict=True):
         documents.append(_one(run, path, as_json=as_json))
