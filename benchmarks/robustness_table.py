@@ -172,7 +172,7 @@ def _survivors(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "trials": tried,
         "missed": missed,
         "distilled": distilled,
-        "holds": tried > 0 and not missed,
+        "holds": not missed if tried else None,
     }
 
 
