@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from smdl_flower import files
+from smdl_flower import files, privacy_page
 from smdl_flower.evidence import NOT_SHOWN, Verdict, versions
 from smdl_flower.fingerprint.accusation import Level
 
@@ -38,6 +38,10 @@ def write_run_report(run: Path) -> None:
         copies_plot=plot(_draw_copies, outcome) if outcome["copies"] else "",
         resolved=resolved,
         privacy=privacy,
+        spent=privacy_page.spent_rows(privacy),
+        epsilon_plot=plot(privacy_page.draw_epsilon, privacy)
+        if privacy["epsilon"] is not None
+        else "",
     )
     files.write(run / "report.html", page.encode())
 
@@ -112,7 +116,8 @@ def _groups_of(bits: str, size: int) -> list[str]:
 
 
 def _render(name: str, **values: Any) -> str:
-    loader = jinja2.DictLoader({"base": PAGE_TEMPLATE, "run": _RUN, "verdict": _VERDICT})
+    pages = {"base": PAGE_TEMPLATE, "run": _RUN, "verdict": _VERDICT}
+    loader = jinja2.DictLoader({**pages, "privacy": privacy_page.SECTION})
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -163,8 +168,7 @@ were issued a copy of their own.{% else %}Copies are to be issued elsewhere:
 {{ outcome.base_accuracy | percent }}, {{ "{:,}".format(outcome.marked_weights) }} marked weights.
 Each copy was read back from its file before it was recorded and released.</p>
 {% endif %}
-<h2>Privacy</h2><p>{{ privacy.claim }}. Policy <code>{{ privacy.policy }}</code>, channel
-<code>{{ privacy.channel }}</code>, partition <code>{{ privacy.partition_sha256[:16] }}</code>.</p>
+{% include "privacy" %}
 <h2>What is not shown</h2><ul>
 <li>That a copy survives distillation into a new model: it does not.</li>
 <li>That a participant who leaks an intermediate global model is traced: it is not.</li>

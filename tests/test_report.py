@@ -2,11 +2,16 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
-from smdl_flower import report
+from smdl_flower import config, report
 from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
 from smdl_flower.fingerprint.decoys import DecoySummary
+from smdl_flower.privacy import reporting
+from smdl_flower.privacy.partition import PrivacyPartition
+
+DEFAULTS = config.load_defaults(config.example_app_dir())
 
 ACCUSED = Accusation("clinic-a", "m1", (Witness("carrier", 120.0, -3126.0, -7.2, "carrier", 1),))
 VERDICT = Verdict(
@@ -82,8 +87,9 @@ def run_folder(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"round": 1, "accuracy": 0.91}\n')
     resolved = {"config": {"seed": 1}, "code_sha256": "0" * 64, "git_commit": None, "versions": {}}
     (tmp_path / "resolved.json").write_text(json.dumps(resolved))
-    privacy = {"claim": "No DP claim", "policy": "full", "channel": "clear"}
-    (tmp_path / "privacy.json").write_text(json.dumps({**privacy, "partition_sha256": "0" * 64}))
+    split = PrivacyPartition.label({"w": np.ones((2, 3), np.float32)}, public=set())
+    privacy = reporting.document(config.parse(DEFAULTS), split, {}, 0)
+    (tmp_path / "privacy.json").write_text(json.dumps(privacy))
     return tmp_path
 
 

@@ -10,7 +10,7 @@ import click
 import typer
 
 from smdl_flower import __version__
-from smdl_flower.cli import attack, bench, customer, deploy, examine, owner, scenario
+from smdl_flower.cli import attack, bench, customer, deploy, examine, owner, privacy, scenario
 from smdl_flower.errors import SmdlError
 
 INTERNAL_ERROR = 1
@@ -34,6 +34,7 @@ app.command("issue")(owner.issue)
 app.command("verify")(examine.verify)
 app.command("attack")(attack.attack)
 app.command("bench")(bench.bench)
+app.command("privacy")(privacy.privacy)
 app.add_typer(deploy.app, name="deploy")
 
 
