@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from smdl_flower.bench.privacy import attacks, auditing, participants
@@ -29,39 +27,42 @@ SCENARIOS = [
     Path("scenarios") / f"{n}.toml" for n in ("no-privacy", "private-eps8", "private-eps3")
 ]
 
+PRETRAINED = "inversion-pretrained-front"
+
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenarios", type=Path, nargs="*", default=SCENARIOS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--attack", action="append", help="this one only; may be repeated")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    table = Table("scenario", "seed", "attack", "control", "protected", "a guess", "says")
     results = []
+    print("scenario | seed | attack | control | protected | a guess | says")
     for scenario in arguments.scenarios:
         run = participants.read_target(scenario)
         for seed in range(1, arguments.seeds + 1):
-            for row in measured(run.model_copy(update={"seed": seed})):
-                table.add_row(run.scenario, str(seed), *cells(row))
+            for row in measured(run.model_copy(update={"seed": seed}), arguments.attack):
+                print(run.scenario, seed, *cells(row), sep=" | ", flush=True)
                 results.append({"scenario": run.scenario, "seed": seed, **dataclasses.asdict(row)})
-    Console().print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+            if arguments.json:
+                arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def measured(run: RunConfig) -> Iterator[Row]:
-    """Measure all attacks on a run, then inversion with a front that was trained on digits."""
+def measured(run: RunConfig, only: list[str] | None) -> Iterator[Row]:
+    """Measure attacks on a run, then inversion with a front that was trained on digits."""
     who = participants.load(run)
     for attack in attacks.attacks(who):
-        yield attack.measure(who, lambda: None)
-    if who.has_front:
+        if not only or attack.name in only:
+            yield attack.measure(who, lambda: None)
+    if who.has_front and (not only or PRETRAINED in only):
         row = attacks.invert(with_pretrained_front(who), lambda: None)
-        yield dataclasses.replace(row, attack="inversion, pretrained front")
+        yield dataclasses.replace(row, attack=PRETRAINED)
     if who.is_private:
         found = auditing.audited(who)
-        Console().print(f"audit of {run.scenario}, seed {run.seed}:", _audit(found))
+        print(f"audit of {run.scenario}, seed {run.seed}:", _audit(found), flush=True)
 
 
 def cells(row: Row) -> tuple[str, ...]:

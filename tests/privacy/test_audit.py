@@ -196,7 +196,7 @@ def test_the_lower_bound_agrees_with_randomised_response():
     rng = np.random.default_rng(3)
     right = rng.binomial(1000, math.e / (1 + math.e), size=60)
     bounds = [lower_bound(1000, 1000, int(r), 0.0, 0.05) for r in right]
-    # At most 5 % may be above: binomial(60, .05) exceeds 10 with probability 3e-4.
+    # At most 5 % may be above: binomial(60, .05) exceeds 10 with probability 2e-4.
     assert sum(bound > 1.0 for bound in bounds) <= 10
     assert np.mean(bounds) > 0.8  # and it is no empty bound
 
