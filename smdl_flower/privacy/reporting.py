@@ -8,7 +8,7 @@ from smdl_flower.privacy.partition import PrivacyPartition
 
 FORMAT = "smdl-privacy/2"
 
-UNIT = "one image, added or removed; a person with k images has k times the epsilon"
+UNIT = "one image, added or removed; k images of one person: k times epsilon, at a larger delta"
 TRUST = (
     "Each participant runs this code and keeps its ledger; the server checks what is declared and "
     "cannot see what was done.",
@@ -23,7 +23,7 @@ NOT_COVERED = (
     "Groups of images: of one person, one event, one device.",
     "What is learned about a population, which is not private.",
     "Participants that send wrong updates.",
-    "Side channels such as the time a participant takes.",
+    "What a participant's failure tells: its error message, its silence, the time it takes.",
 )
 
 Declared = Mapping[str, Sequence[Mapping[str, Any]]]
