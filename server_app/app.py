@@ -10,10 +10,11 @@ from smdl_flower.data import Images, load_test
 from smdl_flower.flower import checkpoint, owner, records, strategies
 from smdl_flower.flower.averaging import Averaging
 from smdl_flower.flower.privacy_record import PrivacyRecord
-from smdl_flower.flower.run_folder import RunFolder, config_sha256
+from smdl_flower.flower.run_folder import RunFolder, config_sha256, new_run_id
 from smdl_flower.flower.strategy import FingerprintStrategy, RoundRules
 from smdl_flower.models import ModelSpec
 from smdl_flower.privacy import partition
+from smdl_flower.privacy.partition import Label
 
 app = ServerApp()
 
@@ -27,8 +28,12 @@ def main(grid: Grid, context: Context) -> None:
         folder.write_resolved(context.run_config)
         images = load_test(run.data)
         spec = ModelSpec.for_images(run.model, images.pixels, images.classes)
-        issuer = owner.issuer(run, spec, images, folder)  # refuses before anybody trains
-        start = _starting_point(run, spec, folder, config_sha256(context.run_config))
+        home = owner.open_home(run)
+        issuer = owner.issuer(home, run, spec, images, folder)  # refuses before anybody trains
+        settings = config_sha256(context.run_config)
+        start = _starting_point(run, spec, folder, settings)
+        run_id = start.run or new_run_id(run.scenario)
+        folder.identify(run_id, training_marked=run.marking.enabled)
         inner = strategies.build(run)
         checkpoint.restore_optimizer_state(inner, start.optimizer)
         split = partition.partition(run.privacy, models.from_weights(spec, start.model))
@@ -43,10 +48,11 @@ def main(grid: Grid, context: Context) -> None:
             privacy=privacy,
             averaging=averaging,
         )
-        settings = config_sha256(context.run_config)
-        recorder = owner.RoundRecorder(folder, inner, averaging, settings)
+        recorder = owner.RoundRecorder(folder, inner, averaging, settings, run_id)
+        marker = owner.marker(home, run, spec, run_id, split.names(Label.PUBLIC))
         # What was declared is on disk before the checkpoint that a resumed run goes on from.
-        FingerprintStrategy(inner, issuer, rules=rules, observers=[privacy, recorder]).start(
+        observers = [privacy, recorder]
+        FingerprintStrategy(inner, issuer, marker, rules=rules, observers=observers).start(
             grid,
             records.to_record(start.model),
             num_rounds=rounds,

@@ -117,6 +117,13 @@ class FingerprintConfig(Section):
     demo_customers: int = Field(alias="demo-customers", ge=0, le=10_000)
 
 
+class MarkingConfig(Section):
+    """The marks of the models that are sent in training."""
+
+    enabled: bool = Field(alias="fingerprint.mark-training")
+    strength: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fingerprint.training-strength")
+
+
 class PrivacyConfig(Section):
     """What leaves a participant, through which channel, and what may be spent on it."""
 
@@ -156,6 +163,7 @@ class RunConfig(Section):
     training: TrainingConfig
     federation: FederationConfig
     fingerprint: FingerprintConfig
+    marking: MarkingConfig
     privacy: PrivacyConfig
 
 
@@ -164,6 +172,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "training": TrainingConfig,
     "federation": FederationConfig,
     "fingerprint": FingerprintConfig,
+    "marking": MarkingConfig,
     "privacy": PrivacyConfig,
 }
 _OWN_KEYS = ("scenario", "seed", "model")
@@ -340,6 +349,12 @@ def _contradictions(config: RunConfig) -> list[str]:
         )
     if config.data.source == "imagefolder" and not config.data.directory:
         problems.append("data-dir: needed with data = 'imagefolder'; say --set data-dir=PATH")
+    if config.marking.enabled and config.fingerprint.where == "offline":
+        problems.append(
+            "fingerprint.mark-training: true needs the master key on the server, and "
+            "fingerprint.where = 'offline' keeps it away; set it to false (a model leaked in "
+            "training then names nobody), or issue on the server"
+        )
     return problems + _privacy_contradictions(config)
 
 

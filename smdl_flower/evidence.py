@@ -11,8 +11,9 @@ FORMAT = "smdl-verdict/1"
 EXIT_NAMED, EXIT_NOBODY = 0, 10
 
 NOT_SHOWN = (
-    "who leaked: the evidence says that the copy issued to a customer took part in making the "
-    "suspect, also if it was stolen from that customer or merged with its consent",
+    "who leaked: the evidence says that the copy issued to a customer, or the model sent to a "
+    "participant, took part in making the suspect, also if it was stolen or merged with consent",
+    "who a participant is: a participant is what the institution at that node said it is",
     "more than one examination: the bound holds for each suspect examined",
     "anything, if the master key or a customer's key is known to somebody else",
 )
@@ -58,6 +59,38 @@ class Accusation:
 
 
 @dataclass(frozen=True)
+class TracedBroadcast:
+    """A model sent in training that took part in the suspect.
+
+    Attributes:
+        participant: What the node said it is; None if it never sent a valid reply.
+        node: Flower's id of the node it was sent to.
+        round: Round of training that it was the start of, from 1.
+        run: Id of the run.
+        score: z of the participant's word.
+        log10_p: Bound on the chance that an innocent scores as much.
+        threshold: Largest log10 p that accuses.
+    """
+
+    participant: str | None
+    node: str
+    round: int
+    run: str
+    score: float
+    log10_p: float
+    threshold: float
+
+    @property
+    def who(self) -> str:
+        """The participant in words."""
+        return f"participant {self.participant}" if self.participant else f"node {self.node}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry specified in docs/formats.md."""
+        return {**asdict(self), "evidence": "carrier"}
+
+
+@dataclass(frozen=True)
 class PayloadReading:
     """The bits as read, and how well the best codeword fits; named only if it accuses."""
 
@@ -67,13 +100,17 @@ class PayloadReading:
     bit_error_rate: float
 
 
+NO_PAYLOAD = PayloadReading("", None, 0, 1.0)  # no copy of any model was ever issued
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The outcome of one examination.
 
     Attributes:
         suspect: What was examined.
-        model_id: Base model that fits it best.
+        model_id: Base model that fits it best, or the model sent in training that names the
+            participant; empty if there is neither.
         max_false_accusation: Bound on naming any innocent.
         customers: Customers' words that the bound is shared among, N.
         hypotheses: Tests per word, K.
@@ -82,8 +119,10 @@ class Verdict:
         alignment: How the suspect was aligned.
         highest_unnamed_score: Largest carrier score of a customer who is not named.
         remarks: What else a reader should know.
-        decoys: How never-issued customers scored against the best fitting base model.
+        decoys: How customers or nodes that do not exist scored against that model.
         carrier_scores: Of all customers, without their names, ascending; for the plot.
+        participants: Models sent in training that took part, the strongest first.
+        broadcasts: Participants' words that the bound is shared among as well.
     """
 
     suspect: Suspect
@@ -96,13 +135,25 @@ class Verdict:
     alignment: str
     highest_unnamed_score: float | None
     remarks: tuple[str, ...]
-    decoys: DecoySummary
+    decoys: DecoySummary | None
     carrier_scores: tuple[float, ...] = ()
+    participants: tuple[TracedBroadcast, ...] = ()
+    broadcasts: int = 0
+
+    @property
+    def words(self) -> int:
+        """All words that the bound is shared among."""
+        return self.customers + self.broadcasts
+
+    @property
+    def names_somebody(self) -> bool:
+        """Whether a customer or a participant is named."""
+        return bool(self.accused or self.participants)
 
     @property
     def exit_code(self) -> int:
         """0 if somebody is named, 10 if nobody is."""
-        return EXIT_NAMED if self.accused else EXIT_NOBODY
+        return EXIT_NAMED if self.names_somebody else EXIT_NOBODY
 
     def to_json(self) -> dict[str, Any]:
         """Return the document specified in docs/formats.md."""
@@ -112,12 +163,14 @@ class Verdict:
             "model_id": self.model_id,
             "max_false_accusation": self.max_false_accusation,
             "customers": self.customers,
+            "broadcasts": self.broadcasts,
             "hypotheses": self.hypotheses,
             "accused": [_accusation_json(accusation) for accusation in self.accused],
+            "participants": [broadcast.to_json() for broadcast in self.participants],
             "payload": asdict(self.payload),
             "alignment": self.alignment,
             "highest_unnamed_score": self.highest_unnamed_score,
-            "decoys": asdict(self.decoys),
+            "decoys": asdict(self.decoys) if self.decoys else None,
             "remarks": list(self.remarks),
             "not_shown": list(NOT_SHOWN),
             "versions": versions(),
@@ -126,17 +179,31 @@ class Verdict:
     def summary(self) -> str:
         """Return the verdict in one sentence."""
         bound = f"{self.max_false_accusation:g}"
-        if not self.accused:
+        if not self.names_somebody:
             return (
-                f"Nobody is named: no customer's fingerprint is found at a chance of {bound} or "
-                "less of naming any innocent."
+                f"Nobody is named: no customer's or participant's fingerprint is found at a chance "
+                f"of {bound} or less of naming any innocent."
             )
-        names = ", ".join(accusation.customer for accusation in self.accused)
-        noun = "The copy" if len(self.accused) == 1 else "Copies"
         return (
-            f"{noun} issued to {names} took part in making this file (chance of naming any "
-            f"innocent: at most {bound})."
+            f"{self._what()} took part in making this file (chance of naming any innocent: at most "
+            f"{bound})."
         )
+
+    def _what(self) -> str:
+        """What took part, as the subject of a sentence."""
+        if self.accused:
+            noun = "The copy" if len(self.accused) == 1 else "Copies"
+            return f"{noun} issued to {', '.join(a.customer for a in self.accused)}"
+        noun = "The model" if len(self.participants) == 1 else "Models"
+        rounds: dict[tuple[str, str], list[str]] = {}
+        for sent in self.participants:
+            rounds.setdefault((sent.who, sent.run), []).append(str(sent.round))
+        clauses = [
+            f"{who} was sent for round{'s' if len(numbers) > 1 else ''} {' and '.join(numbers)} of "
+            f"run {run}"
+            for (who, run), numbers in rounds.items()
+        ]
+        return f"{noun} that {' and that '.join(clauses)}"
 
 
 def versions() -> dict[str, str]:

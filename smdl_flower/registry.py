@@ -1,4 +1,6 @@
-"""Who is a customer and which copies were issued: an append-only, authenticated log in a database.
+"""Who was given which model: an append-only, authenticated log in a database.
+
+Customers and the copies issued to them; participants and the models they were sent in training.
 
 Each entry carries an HMAC over itself and its predecessor's HMAC, under a key derived from the
 master key. How many entries there are, and the newest HMAC, is kept in a head file beside the key,
@@ -12,9 +14,9 @@ Any SQLAlchemy URL works; SQLite is the default.
 import datetime
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 
 FORMAT = "smdl-registry/1"
+NODES_PER_ENTRY = 1000  # some databases hold no more than 64 KiB in a text
 
 _TABLE = sql.Table(
     "smdl_registry_1",
@@ -56,6 +59,31 @@ class CopyRecord:
     issued_at: str
 
 
+@dataclass(frozen=True)
+class BroadcastRecord:
+    """A model that was sent to participants.
+
+    Attributes:
+        model_sha256: Digest of the unmarked model, all of it.
+        public: Names of its tensors that bear no mark: participants know them, check them and
+            do not send them back.
+        run: Id of the run.
+        round: Round of training that starts from it, the first being 1; a run of R rounds ends with
+            an entry for R + 1, its result, which nobody is sent.
+        spec: How to build its module: ``name``, ``channels``, ``classes``, ``image_size``.
+        carrier_length: Values of a carrier.
+        nodes: Ids of those it was sent to.
+    """
+
+    model_sha256: str
+    public: tuple[str, ...]
+    run: str
+    round: int
+    spec: dict[str, Any]
+    carrier_length: int
+    nodes: tuple[str, ...]
+
+
 @dataclass
 class _State:
     """What the log says when read from the start."""
@@ -64,6 +92,8 @@ class _State:
     models: dict[str, str] = field(default_factory=dict)
     copies: dict[tuple[str, str], CopyRecord] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str] = field(default_factory=dict)
+    broadcasts: dict[tuple[str, str, int], BroadcastRecord] = field(default_factory=dict)
+    participants: dict[tuple[str, str], str] = field(default_factory=dict)
     macs: list[bytes] = field(default_factory=lambda: [_FIRST_MAC])
 
     @property
@@ -187,6 +217,38 @@ class Registry:
         state = self._read()
         return len({c for m, c in (*state.copies, *state.refusals) if m == model_id})
 
+    def broadcasts(self) -> tuple[BroadcastRecord, ...]:
+        """Return the models sent in training, in order, one record for each run and round."""
+        return tuple(self._read().broadcasts.values())
+
+    def record_broadcast(self, record: BroadcastRecord) -> None:
+        """Record a model *before* it is sent; to whom it was sent already is recorded once."""
+        with self._writing() as (state, append):
+            known = state.broadcasts.get((record.model_sha256, record.run, record.round))
+            sent = set(known.nodes) if known else set()
+            nodes = [node for node in record.nodes if node not in sent]
+            if known and not nodes:
+                return
+            for start in range(0, len(nodes), NODES_PER_ENTRY) or [0]:
+                piece = nodes[start : start + NODES_PER_ENTRY]
+                append("broadcast", {**asdict(record), "nodes": piece})
+
+    def broadcast_words(self) -> int:
+        """Return how many participants' words were ever derived, of all models together."""
+        sent = self._read().broadcasts.values()
+        return len({(r.model_sha256, r.public, node) for r in sent for node in r.nodes})
+
+    def participant(self, run: str, node: str) -> str | None:
+        """Return which participant a node of a run said it is; None if it never answered."""
+        return self._read().participants.get((run, node))
+
+    def record_participants(self, run: str, participants: Mapping[str, str]) -> None:
+        """Record which participant each node says it is; its first word counts."""
+        with self._writing() as (state, append):
+            for node, participant in participants.items():
+                if (run, node) not in state.participants:
+                    append("participant", {"run": run, "node": node, "participant": participant})
+
     # ------------------------------------------------------------------------------- the log
 
     def _read(self) -> _State:
@@ -204,7 +266,7 @@ class Registry:
             with self._connection() as connection:
                 state = self._replay(connection)
 
-                def append(kind: str, body: dict[str, str]) -> None:
+                def append(kind: str, body: dict[str, Any]) -> None:
                     text = json.dumps(body, sort_keys=True)
                     mac = self._mac(state.entries, kind, text, state.macs[-1])
                     row = {"number": state.entries, "kind": kind, "body": text, "mac": mac.hex()}
@@ -279,7 +341,7 @@ class Registry:
         return self._key.authenticate("registry-head", message).hex()
 
 
-def _apply(state: _State, kind: str, body: dict[str, str]) -> None:
+def _apply(state: _State, kind: str, body: dict[str, Any]) -> None:
     if kind == "customer":
         state.customers.append(body["name"])
     elif kind == "model":
@@ -289,6 +351,14 @@ def _apply(state: _State, kind: str, body: dict[str, str]) -> None:
         state.copies[copy.model_id, copy.customer] = copy
     elif kind == "refusal":
         state.refusals[body["model_id"], body["customer"]] = body["reason"]
+    elif kind == "broadcast":
+        lists = {name: tuple(body[name]) for name in ("nodes", "public")}
+        record = BroadcastRecord(**{**body, **lists})
+        where = (record.model_sha256, record.run, record.round)
+        earlier = state.broadcasts.get(where, replace(record, nodes=()))
+        state.broadcasts[where] = replace(record, nodes=earlier.nodes + record.nodes)
+    elif kind == "participant":
+        state.participants[body["run"], body["node"]] = body["participant"]
     else:
         raise IntegrityError(f"registry: entry of kind {kind!r}; written by a newer smdl-flower?")
 

@@ -96,7 +96,7 @@ def _draw_copies(axes: Axes, outcome: Mapping[str, Any]) -> None:
 def _draw_scores(axes: Axes, verdict: Verdict) -> None:
     """All customers' carrier scores against the law an innocent's score follows."""
     scores = np.asarray(verdict.carrier_scores)
-    level = Level(verdict.max_false_accusation, verdict.customers, verdict.hypotheses)
+    level = Level(verdict.max_false_accusation, verdict.words, verdict.hypotheses)
     threshold = level.carrier_threshold()
     axes.axvspan(-3, 3, color=PLAIN, alpha=0.25, label="where 99.7 % of innocents lie")
     axes.axvline(threshold, color=THRESHOLD, label=f"accuses from {threshold:.1f}")
@@ -171,7 +171,9 @@ Each copy was read back from its file before it was recorded and released.</p>
 {% include "privacy" %}
 <h2>What is not shown</h2><ul>
 <li>That a copy survives distillation into a new model: it does not.</li>
-<li>That a participant who leaks an intermediate global model is traced: it is not.</li>
+{% if not outcome.get("training_marked") %}
+<li>That a participant who leaks a model of training is named: this run sent them unmarked.</li>
+{% endif %}
 <li>That the accuracy carries over to other images than these.</li></ul>
 <h2>To run it again</h2>
 <p class="small">{{ outcome.wall_seconds }} s; code <code>{{ resolved.code_sha256[:16] }}</code>,
@@ -183,11 +185,12 @@ commit <code>{{ resolved.git_commit or "unknown" }}</code>.</p>
 """
 
 _VERDICT = """{% extends "base" %}{% block body %}
-<p class="lead {{ "named" if verdict.accused }}">{{ summary }}</p>
+<p class="lead {{ "named" if verdict.names_somebody }}">{{ summary }}</p>
 <p>Examined: <code>{{ verdict.suspect.path }}</code>, SHA-256
 <code>{{ verdict.suspect.sha256 }}</code>. It was compared with the fingerprints of
-{{ verdict.customers }} customers, {{ verdict.hypotheses }} tests each; base model
-<code>{{ verdict.model_id }}</code>, alignment: {{ verdict.alignment }}.</p>
+{{ verdict.customers }} customers and of {{ verdict.broadcasts }} models sent in training,
+{{ verdict.hypotheses }} tests each; model <code>{{ verdict.model_id or "none" }}</code>, alignment:
+{{ verdict.alignment }}.</p>
 {% if verdict.accused %}<h2>Evidence</h2>
 <table><tr><th>customer</th><th>evidence</th><th>score</th><th>log10 p of an innocent</th>
 <th>accuses below</th></tr>
@@ -195,15 +198,24 @@ _VERDICT = """{% extends "base" %}{% block body %}
 <tr><td>{{ accusation.customer }}</td><td>{{ witness.evidence }}</td>
 <td>{{ "%.1f" | format(witness.score) }}</td><td>{{ "%.1f" | format(witness.log10_p) }}</td>
 <td>{{ "%.1f" | format(witness.threshold) }}</td></tr>{% endfor %}{% endfor %}</table>{% endif %}
+{% if verdict.participants %}<h2>Evidence</h2>
+<table><tr><th>participant</th><th>node</th><th>run</th><th>round</th><th>score</th>
+<th>log10 p of an innocent</th><th>accuses below</th></tr>
+{% for sent in verdict.participants %}
+<tr><td>{{ sent.who }}</td><td><code>{{ sent.node }}</code></td><td>{{ sent.run }}</td>
+<td>{{ sent.round }}</td><td>{{ "%.1f" | format(sent.score) }}</td>
+<td>{{ "%.1f" | format(sent.log10_p) }}</td><td>{{ "%.1f" | format(sent.threshold) }}</td></tr>
+{% endfor %}</table>{% endif %}
 <h2>All customers' scores</h2>{{ scores_plot }}
+{% if verdict.decoys %}
 <p class="small">{{ verdict.decoys.count }} decoys, customers who were never issued a copy, were
 scored as well: mean {{ "%.2f" | format(verdict.decoys.mean) }}, standard deviation
 {{ "%.2f" | format(verdict.decoys.deviation) }}, highest
-{{ "%.1f" | format(verdict.decoys.highest) }}, as innocents must.</p>
+{{ "%.1f" | format(verdict.decoys.highest) }}, as innocents must.</p>{% endif %}
 <p class="small">An innocent's score exceeds t with a probability of at most exp(-t&sup2;/2),
 whatever was done to the model. The threshold shares the bound
-{{ "%g" | format(verdict.max_false_accusation) }} among all customers and tests. Logarithmic
-beyond 10.</p>
+{{ "%g" | format(verdict.max_false_accusation) }} among all customers, models sent in training and
+tests. Logarithmic beyond 10.</p>
 <h2>Bits read</h2><p class="bits">{{ bits | join(" ") }}</p>
 <p class="small">The best fitting codeword agrees in {{ verdict.payload.matching_bits }} of
 {{ verdict.payload.bits | length }} bits

@@ -3,8 +3,11 @@
 ``vault/<model_id>/`` holds ``base.safetensors`` (w0), ``profile.safetensors`` (the sensitivity
 profile, stored because recomputing it elsewhere may round differently) and ``model.json``, whose
 SHA-256 the registry keeps and which in turn names the digests of the other two.
+
+``vault/broadcasts/`` holds the models that were sent in training, unmarked, by digest.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from smdl_flower import files, weights
-from smdl_flower.errors import ConfigError, IntegrityError, MissingFileError, SuspectFileError
+from smdl_flower.errors import (
+    ConfigError,
+    IntegrityError,
+    MissingFileError,
+    OutputExistsError,
+    SuspectFileError,
+)
 from smdl_flower.fingerprint import carriers
 from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark
@@ -149,6 +158,33 @@ class Vault:
             strength=manifest["strength"],
             carrier_length=manifest.get("carrier_length"),
         )
+
+    def keep_broadcast(self, model: Weights) -> str:
+        """Store a model that is about to be sent and return its digest, hexadecimal.
+
+        The same model again is left as it is.
+        """
+        digest = weights.digest(model)
+        with contextlib.suppress(OutputExistsError):
+            weights.write(self._broadcast(digest), model)
+        return digest
+
+    def load_broadcast(self, digest: str) -> Weights:
+        """Read a model that was sent back.
+
+        Raises:
+            IntegrityError: It is missing or not the one that was stored.
+        """
+        try:
+            model = weights.read(self._broadcast(digest)).weights
+        except (SuspectFileError, MissingFileError) as error:
+            raise IntegrityError(f"vault: {error}; restore it from a backup") from None
+        if weights.digest(model) != digest:
+            raise IntegrityError(f"{self._broadcast(digest)}: was changed; restore it")
+        return model
+
+    def _broadcast(self, digest: str) -> Path:
+        return self._directory / "broadcasts" / f"{digest}.safetensors"
 
     @staticmethod
     def _manifest(folder: Path, sha256: str) -> dict[str, Any]:

@@ -3,17 +3,25 @@
 The suspect is compared with every base model of the owner, as it lies and aligned. Each time it is
 read without any knowledge of customers; then every issued word is tested, stage by stage, and the
 false-accusation bound is shared among all these tests. A thousand decoys are compared too: if they
-do not score as innocents must, nobody is accused.
+do not score as innocents must, nobody is accused. If no customer is, :mod:`leaks` compares the
+models that participants were sent in training.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from smdl_flower import models, weights
+from smdl_flower import leaks, models, weights
 from smdl_flower.errors import ConfigError, NotComparableError
-from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
+from smdl_flower.evidence import (
+    NO_PAYLOAD,
+    Accusation,
+    PayloadReading,
+    Suspect,
+    Verdict,
+    Witness,
+)
 from smdl_flower.fingerprint import codes, decoys, extraction, tracing
 from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.fingerprint.alignment import align
@@ -23,8 +31,9 @@ from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
 from smdl_flower.fingerprint.tracing import Comparator, Comparison, Finding
 from smdl_flower.home import OwnerHome
+from smdl_flower.leaks import Leak, Leaks
 from smdl_flower.vault import BaseModel
-from smdl_flower.weights import ModelFile, Weights
+from smdl_flower.weights import Weights
 
 # All tests of a word, for the suspect as it lies and aligned; counted whether tried or not.
 HYPOTHESES = 2 * tracing.TESTS
@@ -66,13 +75,14 @@ def verify(
     Args:
         home: Of the owner.
         path: The suspect, a safetensors file; it may be hostile.
-        model_id: Compare with this base model only; default is all that fit.
+        model_id: Compare with this base model only, and with none that was sent in training;
+            default is all that fit.
         max_false_accusation: Bound on naming any innocent.
 
     Raises:
         SuspectFileError: The file is unsafe or unsupported.
         IntegrityError: Registry or vault were tampered with.
-        NotComparableError: It fits no base model, or too little of it is left.
+        NotComparableError: It fits no model, or too little of it is left.
         ConfigError: The bound is no probability, or the home has no such model.
     """
     if not 0.0 < max_false_accusation <= 0.01:
@@ -82,22 +92,32 @@ def verify(
     suspect = weights.read(path)
     candidates = _candidates(home, model_id)
     words = sum(home.registry.words(model.model_id) for model in candidates)
-    level = Level(total=max_false_accusation, words=words, hypotheses=HYPOTHESES)
-    examinations = examine(home, candidates, suspect.weights, level)
-    return _judge(path, suspect, examinations, level)
+    broadcasts = home.registry.broadcast_words() if model_id is None else 0
+    level = Level(max_false_accusation, words=words + broadcasts, hypotheses=HYPOTHESES)
+    examinations, misfits = examine(home, candidates, suspect.weights, level)
+    found = Leaks()
+    if broadcasts and not any(e.findings for e in examinations):
+        found = leaks.trace(home, suspect.weights, level)
+    if not (examinations or found.compared):
+        raise NotComparableError("; ".join([*misfits, *found.misfits]))
+    file = Suspect(str(path), suspect.sha256, "safetensors")
+    verdict = _judge(file, examinations, level, broadcasts)
+    return _with_leak(verdict, found.leaks)
 
 
 def examine(
     home: OwnerHome, candidates: Sequence[BaseModel], suspect: Weights, level: Level
-) -> list[Examination]:
+) -> tuple[list[Examination], list[str]]:
     """Read a suspect against each base model and compare all issued words.
 
     A suspect that accuses nobody as it lies is aligned to each base model and read again. That the
     second reading depends on the outcome of the first costs nothing: both are counted.
 
+    Returns:
+        One examination per reading, and why other base models do not fit.
+
     Raises:
-        NotComparableError: No base model fits (the message says what was expected and found), or
-            decoys do not score as they must.
+        NotComparableError: Decoys do not score as they must.
     """
     examinations: list[Examination] = []
     misfits: list[str] = []
@@ -113,9 +133,7 @@ def examine(
                 examinations.append(_compare_all(home, model, mark, reading, level))
         if any(e.findings for e in examinations):
             break
-    if not examinations:
-        raise NotComparableError("; ".join(misfits))
-    return examinations
+    return examinations, misfits
 
 
 def _as_it_lies(_: BaseModel, mark: Mark, suspect: Weights) -> Reading:
@@ -152,7 +170,7 @@ def _compare_all(
 
 def _candidates(home: OwnerHome, model_id: str | None) -> list[BaseModel]:
     candidates = [m for m in home.base_models() if model_id in (None, m.model_id)]
-    if not candidates:
+    if not candidates and (model_id or not home.registry.broadcasts()):
         raise ConfigError(
             f"model {model_id} is not in {home.path}"
             if model_id
@@ -162,7 +180,7 @@ def _candidates(home: OwnerHome, model_id: str | None) -> list[BaseModel]:
 
 
 def _judge(
-    path: Path, suspect: ModelFile, examinations: list[Examination], level: Level
+    suspect: Suspect, examinations: list[Examination], level: Level, broadcasts: int
 ) -> Verdict:
     accused = _merged([a for e in examinations for a in _accusations(e)])
     closest = _closest(examinations, accused)
@@ -173,20 +191,34 @@ def _judge(
             who = (e.model.model_id, c.customer)
             scores[who] = max(c.carrier_score, scores.get(who, -math.inf))
     return Verdict(
-        suspect=Suspect(str(path), suspect.sha256, "safetensors"),
-        model_id=closest.model.model_id,
+        suspect=suspect,
+        model_id=closest.model.model_id if closest else "",
         max_false_accusation=level.total,
-        customers=level.words,
+        customers=level.words - broadcasts,
         hypotheses=level.hypotheses,
         accused=accused,
-        payload=_payload(closest, {c for m, c in named if m == closest.model.model_id}),
-        alignment=closest.reading.alignment,
+        payload=_payload(closest, named) if closest else NO_PAYLOAD,
+        alignment=closest.reading.alignment if closest else "none",
         highest_unnamed_score=max(
             (z for who, z in scores.items() if who not in named), default=None
         ),
         remarks=tuple(_remarks(examinations)),
-        decoys=closest.decoys,
+        decoys=closest.decoys if closest else None,
         carrier_scores=tuple(sorted(scores.values())),
+        broadcasts=broadcasts,
+    )
+
+
+def _with_leak(verdict: Verdict, found: Sequence[Leak]) -> Verdict:
+    """The verdict with the participants who are named, and the reading that names the first."""
+    if not found:
+        return verdict
+    return replace(
+        verdict,
+        model_id=found[0].model_id,
+        alignment=found[0].alignment,
+        decoys=found[0].decoys,
+        participants=tuple(p for leak in found for p in leak.participants),
     )
 
 
@@ -202,10 +234,12 @@ def _merged(accusations: list[Accusation]) -> tuple[Accusation, ...]:
     return tuple(sorted(merged, key=lambda a: a.witnesses[0].log10_p))
 
 
-def _closest(examinations: list[Examination], accused: tuple[Accusation, ...]) -> Examination:
+def _closest(
+    examinations: list[Examination], accused: tuple[Accusation, ...]
+) -> Examination | None:
     """The reading of the strongest accusation's model with the highest score, or of any."""
     of = [e for e in examinations if not accused or e.model.model_id == accused[0].model_id]
-    return max(of, key=Examination.best_score)
+    return max(of, key=Examination.best_score, default=None)
 
 
 def _accusations(examination: Examination) -> list[Accusation]:
@@ -230,7 +264,7 @@ def _witnesses(finding: Finding) -> tuple[Witness, ...]:
     )
 
 
-def _payload(examination: Examination, named: set[str]) -> PayloadReading:
+def _payload(examination: Examination, named: set[tuple[str, str]]) -> PayloadReading:
     bits = examination.reading.bits
     agreement = {c.customer: int((c.word == bits).sum()) for c in examination.comparisons}
     best = max(agreement, key=agreement.__getitem__, default="")
@@ -238,7 +272,7 @@ def _payload(examination: Examination, named: set[str]) -> PayloadReading:
     return PayloadReading(
         bits=codes.to_text(bits),
         # The best of many innocents always fits somewhat: it is named only where it accuses.
-        best_match=best if best in named else None,
+        best_match=best if (examination.model.model_id, best) in named else None,
         matching_bits=matching,
         bit_error_rate=1 - matching / len(bits),
     )

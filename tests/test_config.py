@@ -17,7 +17,8 @@ CHECKOUT = config.example_app_dir()
 DEFAULTS = config.load_defaults(CHECKOUT)
 SCENARIOS = sorted((CHECKOUT / "scenarios").glob("*.toml"))
 TEXT_KEYS = sorted(key for key, value in DEFAULTS.items() if isinstance(value, str))
-NUMBER_KEYS = sorted(set(DEFAULTS) - set(TEXT_KEYS))
+TRUTH_KEYS = sorted(key for key, value in DEFAULTS.items() if isinstance(value, bool))
+NUMBER_KEYS = sorted(set(DEFAULTS) - set(TEXT_KEYS) - set(TRUTH_KEYS))
 NAN, INF = float("nan"), float("inf")
 
 
@@ -71,6 +72,18 @@ def test_a_number_where_text_belongs_is_named(key: str, value: Scalar) -> None:
 @pytest.mark.parametrize("value", ["3", True, NAN, INF, -INF, -1], ids=str)
 def test_text_a_truth_value_or_no_finite_number_is_named(key: str, value: Scalar) -> None:
     assert refusal(DEFAULTS | {key: value}).startswith(f"{key}: {value!r} is not allowed")
+
+
+@pytest.mark.parametrize("key", TRUTH_KEYS)
+@pytest.mark.parametrize("value", ["true", 1, 0.0], ids=str)
+def test_text_or_a_number_where_a_truth_value_belongs_is_named(key: str, value: Scalar) -> None:
+    assert refusal(DEFAULTS | {key: value}).startswith(f"{key}: {value!r} is not allowed")
+
+
+def test_marks_in_training_without_a_key_on_the_server_are_refused_with_the_reason() -> None:
+    offline = DEFAULTS | {"fingerprint.where": "offline"}
+    assert "fingerprint.mark-training: true needs the master key" in refusal(offline)
+    assert not config.parse(offline | {"fingerprint.mark-training": False}).marking.enabled
 
 
 WRONG_VALUES: list[tuple[str, Scalar]] = [

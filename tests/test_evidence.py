@@ -55,6 +55,7 @@ def test_the_document_is_the_one_that_was_released() -> None:
         "model_id": "0123456789abcdef",
         "max_false_accusation": 1e-6,
         "customers": 8,
+        "broadcasts": 0,
         "hypotheses": 2,
         "accused": [
             {
@@ -78,6 +79,7 @@ def test_the_document_is_the_one_that_was_released() -> None:
                 ],
             }
         ],
+        "participants": [],
         "payload": {
             "bits": "0101",
             "best_match": "clinic-a",

@@ -15,7 +15,7 @@ from smdl_flower import files
 from smdl_flower import registry as registry_module
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
-from smdl_flower.registry import Registry, check_names
+from smdl_flower.registry import BroadcastRecord, Registry, check_names
 
 KEY = OwnerKey(bytes(32))
 NAMES = ("clinic-a", "bank-b", "police.c", "d")
@@ -427,3 +427,57 @@ def test_an_older_head_never_replaces_a_newer_one(tmp_path: Path) -> None:
     newer = (tmp_path / "registry.head").read_bytes()
     first._write_head(registry_module._State())
     assert (tmp_path / "registry.head").read_bytes() == newer
+
+
+# ------------------------------------------------------------------------- models sent in training
+
+
+def sent(*nodes: str, run: str = "trial-1", number: int = 1, model: str = "ab" * 32):
+    spec = {"name": "cnn", "channels": 1, "classes": 10, "image_size": 28}
+    return BroadcastRecord(model, ("front",), run, number, spec, 131_992, nodes)
+
+
+def test_broadcasts_are_recorded_once_for_each_node_and_read_back(tmp_path: Path) -> None:
+    registry = create(tmp_path)
+    registry.record_broadcast(sent("1", "2"))
+    registry.record_broadcast(sent("1", "2"))  # an interrupted run goes on
+    registry.record_broadcast(sent("2", "3"))  # others evaluate it
+    registry.record_broadcast(sent(number=2, model="cd" * 32))  # the result, sent to nobody
+    registry.record_broadcast(sent(number=2, model="cd" * 32))
+    assert len(rows(tmp_path)) == 3
+    reopened = open_registry(tmp_path)
+    assert reopened.broadcasts() == (sent("1", "2", "3"), sent(number=2, model="cd" * 32))
+    assert reopened.broadcast_words() == 3
+
+
+def test_a_word_is_counted_once_however_often_its_model_is_sent(tmp_path: Path) -> None:
+    registry = create(tmp_path)
+    registry.record_broadcast(sent("1", "2"))
+    registry.record_broadcast(sent("1", "2", run="trial-2"))  # the same initial model
+    registry.record_broadcast(sent("1", number=2, model="cd" * 32))
+    assert registry.broadcast_words() == 3
+
+
+def test_many_nodes_are_split_over_entries(tmp_path: Path) -> None:
+    registry = create(tmp_path)
+    nodes = tuple(str(2**63 + n) for n in range(2500))
+    registry.record_broadcast(sent(*nodes))
+    assert len(rows(tmp_path)) == 3
+    assert all(len(body) < 2**16 for _, _, body, _ in rows(tmp_path))
+    assert open_registry(tmp_path).broadcasts() == (sent(*nodes),)
+
+
+def test_the_first_word_of_a_node_about_who_it_is_counts(tmp_path: Path) -> None:
+    registry = create(tmp_path)
+    registry.record_participants("trial-1", {"1": "0", "2": "1"})
+    registry.record_participants("trial-1", {"1": "7", "2": "1"})
+    assert len(rows(tmp_path)) == 2
+    assert registry.participant("trial-1", "1") == "0"
+    assert registry.participant("trial-2", "1") is None
+
+
+def test_a_changed_broadcast_is_noticed(tmp_path: Path) -> None:
+    create(tmp_path).record_broadcast(sent("1"))
+    execute(tmp_path, """UPDATE smdl_registry_1 SET body = replace(body, '["1"]', '["2"]')""")
+    with pytest.raises(IntegrityError, match="entry 0 was changed"):
+        open_registry(tmp_path).broadcasts()

@@ -163,3 +163,28 @@ def test_a_base_model_is_shown_without_weights_and_profile() -> None:
         assert str(secret.ravel()[0]) not in shown
         assert base64.b64encode(secret.ravel()[:3].tobytes()).decode() not in shown
     assert "weights" not in shown
+
+
+# ------------------------------------------------------------------------- models sent in training
+
+
+def test_a_broadcast_model_comes_back_and_is_stored_once(tmp_path: Path) -> None:
+    vault, model = Vault(tmp_path / "vault"), example().weights
+    digest = vault.keep_broadcast(model)
+    path = tmp_path / "vault" / "broadcasts" / f"{digest}.safetensors"
+    before = path.stat()
+    assert vault.keep_broadcast(model) == digest == weights.digest(vault.load_broadcast(digest))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert stat.S_IMODE(before.st_mode) == 0o600
+
+
+def test_a_broadcast_model_that_is_missing_or_changed_is_noticed(tmp_path: Path) -> None:
+    vault, model = Vault(tmp_path / "vault"), example().weights
+    digest = vault.keep_broadcast(model)
+    path = tmp_path / "vault" / "broadcasts" / f"{digest}.safetensors"
+    weights.write(path, {k: v + 1 for k, v in model.items()}, replace=True)
+    with pytest.raises(IntegrityError, match="was changed; restore it"):
+        vault.load_broadcast(digest)
+    path.unlink()
+    with pytest.raises(IntegrityError, match="restore it from a backup"):
+        vault.load_broadcast(digest)

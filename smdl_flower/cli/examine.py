@@ -1,4 +1,4 @@
-"""``smdl verify``: whose copy is this?"""
+"""``smdl verify``: whose copy is this, or whose model of training?"""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +32,7 @@ def verify(
     passphrase_file: PassphraseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whose copy a model is, or that nobody can be named.
+    """Say whose copy a model is, or which participant was sent it in training; or name nobody.
 
     Exit codes: 0 somebody is named, 10 nobody is, 11 the file cannot be compared, 3 it is unsafe or
     unsupported, 4 key or registry are damaged, 2 wrong usage, 1 internal error.

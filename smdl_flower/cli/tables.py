@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smdl_flower.cli.options import console
-from smdl_flower.evidence import Verdict
+from smdl_flower.evidence import TracedBroadcast, Verdict, Witness
 from smdl_flower.issuing import Campaign, IssueResult
 
 
@@ -41,34 +41,42 @@ def print_copies(base_accuracy: float | None, copies: Sequence[Mapping[str, Any]
 
 def print_verdict(verdict: Verdict) -> None:
     """Print a verdict in words, then the evidence."""
-    style = "bold red" if verdict.accused else "bold"
+    style = "bold red" if verdict.names_somebody else "bold"
     console.print(Text(verdict.summary(), style=style))
-    if verdict.accused:
-        table = Table()
-        for heading in ("customer", "evidence", "score", "log10 p (innocent)", "accuses below"):
-            table.add_column(heading, justify="left" if heading == "customer" else "right")
-        for accusation in verdict.accused:
-            for witness in accusation.witnesses:
-                table.add_row(
-                    accusation.customer,
-                    witness.evidence,
-                    f"{witness.score:.1f}",
-                    f"{witness.log10_p:.1f}",
-                    f"{witness.threshold:.1f}",
-                )
-        console.print(table)
+    rows = [
+        (accusation.customer, witness.evidence, witness)
+        for accusation in verdict.accused
+        for witness in accusation.witnesses
+    ]
+    _print_evidence("customer", rows)
+    sent = [(p.who, f"carrier, round {p.round}", p) for p in verdict.participants]
+    _print_evidence("participant", sent)
     bits = len(verdict.payload.bits)
     console.print(
-        f"{verdict.customers} customers compared with model {verdict.model_id}; best codeword: "
-        f"{verdict.payload.matching_bits} of {bits} bits"
+        f"{verdict.customers} customers and {verdict.broadcasts} models sent in training compared; "
+        f"model {verdict.model_id or 'none'}; best codeword: {verdict.payload.matching_bits} of "
+        f"{bits} bits"
     )
     decoys = verdict.decoys
-    console.print(
-        f"{decoys.count} decoys (never issued): mean {decoys.mean:.2f}, standard deviation "
-        f"{decoys.deviation:.2f}, highest {decoys.highest:.1f}, as innocents must score"
-    )
+    if decoys:
+        console.print(
+            f"{decoys.count} decoys (never issued): mean {decoys.mean:.2f}, standard deviation "
+            f"{decoys.deviation:.2f}, highest {decoys.highest:.1f}, as innocents must score"
+        )
     for remark in verdict.remarks:
         console.print(f"Note: {remark}", markup=False, highlight=False)
+
+
+def _print_evidence(who: str, rows: Sequence[tuple[str, str, Witness | TracedBroadcast]]) -> None:
+    if not rows:
+        return
+    table = Table()
+    for heading in (who, "evidence", "score", "log10 p (innocent)", "accuses below"):
+        table.add_column(heading, justify="left" if heading == who else "right")
+    for name, evidence, found in rows:
+        numbers = (found.score, found.log10_p, found.threshold)
+        table.add_row(name, evidence, *(f"{number:.1f}" for number in numbers))
+    console.print(table)
 
 
 def issue_json(campaign: Campaign, results: Sequence[IssueResult]) -> dict[str, Any]:

@@ -26,12 +26,14 @@ class Checkpoint:
         model: The global model.
         optimizer: Server-side optimizer state, ``<attribute>/<key>`` -> array.
         average: Of the models of several rounds, if the run keeps one.
+        run: Id of the run; one that goes on from here keeps it.
     """
 
     round: int
     model: Weights = field(repr=False)
     optimizer: Weights = field(default_factory=dict, repr=False)
     average: Weights = field(default_factory=dict, repr=False)
+    run: str = ""
 
 
 def save(run: Path, checkpoint: Checkpoint, config_sha256: str) -> None:
@@ -43,6 +45,7 @@ def save(run: Path, checkpoint: Checkpoint, config_sha256: str) -> None:
     arrays |= {f"optimizer/{name}": array for name, array in checkpoint.optimizer.items()}
     arrays |= {f"average/{name}": array for name, array in checkpoint.average.items()}
     metadata = {"format": FORMAT, "round": str(checkpoint.round), "config": config_sha256}
+    metadata["run"] = checkpoint.run
     path = run / DIRECTORY / f"round-{checkpoint.round:06d}.safetensors"
     weights.write(path, arrays, metadata, replace=True)
     for older in path.parent.glob("round-*.safetensors"):
@@ -69,7 +72,8 @@ def load(run: Path, config_sha256: str) -> Checkpoint:
     for name, array in file.weights.items():
         part, _, key = name.partition("/")
         parts[part][key] = array
-    return Checkpoint(int(file.metadata["round"]), **parts)
+    run_id = file.metadata.get("run", "")  # versions before 0.2 had none
+    return Checkpoint(int(file.metadata["round"]), **parts, run=run_id)
 
 
 def optimizer_state(strategy: Strategy) -> Weights:

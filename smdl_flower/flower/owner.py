@@ -1,6 +1,8 @@
 """The owner's side of a run: where the home is, who issues, what is recorded each round."""
 
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,12 +14,15 @@ from smdl_flower.data import Images
 from smdl_flower.errors import ConfigError
 from smdl_flower.flower import checkpoint
 from smdl_flower.flower.averaging import Averaging
+from smdl_flower.flower.marking import Marker, OwnerMarker, Unmarked
 from smdl_flower.flower.run_folder import RunFolder
 from smdl_flower.flower.strategy import Issuer
 from smdl_flower.home import DEFAULT_HOME, OwnerHome
 from smdl_flower.issuing import FidelityGate
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
+
+log = logging.getLogger(__name__)
 
 HOME_VARIABLE = "SMDL_HOME"
 PASSPHRASE_FILE_VARIABLE = "SMDL_PASSPHRASE_FILE"  # noqa: S105 - the name of a path, no secret
@@ -103,35 +108,64 @@ class RoundRecorder:
     """Writes each round's metrics line and checkpoint."""
 
     def __init__(
-        self, folder: RunFolder, inner: Strategy, averaging: Averaging, settings: str
+        self,
+        folder: RunFolder,
+        inner: Strategy,
+        averaging: Averaging,
+        settings: str,
+        run_id: str,
     ) -> None:
         self._folder = folder
         self._inner = inner
         self._averaging = averaging
         self._settings = settings
+        self._run_id = run_id
 
     def round_done(self, server_round: int, model: Weights, metrics: dict[str, float]) -> None:
         """Record a completed round."""
         self._folder.append_metrics({"round": server_round, **metrics})
         state = checkpoint.optimizer_state(self._inner)
-        done = checkpoint.Checkpoint(server_round, model, state, self._averaging.state)
+        done = checkpoint.Checkpoint(
+            server_round, model, state, self._averaging.state, self._run_id
+        )
         checkpoint.save(self._folder.path, done, self._settings)
         # Go on from what a resumed run would read (float32), so that both end with the same model.
         checkpoint.restore_optimizer_state(self._inner, state)
 
 
-def issuer(run: RunConfig, spec: ModelSpec, images: Images, folder: RunFolder) -> Issuer:
+def open_home(run: RunConfig) -> OwnerHome | None:
+    """Return the owner's home; None if the run config keeps it off this host.
+
+    Raises:
+        HomeError: It is missing or locked.
+    """
+    if run.fingerprint.where == "offline":
+        return None
+    return OwnerHome.open(home_path(), read_passphrase_file(passphrase_path()))
+
+
+def issuer(
+    home: OwnerHome | None, run: RunConfig, spec: ModelSpec, images: Images, folder: RunFolder
+) -> Issuer:
     """Return the issuer that the run config asks for.
 
     Raises:
-        HomeError: Issuing on the server, and the owner's home is missing or locked.
         CapacityError: The model is too small for the code length.
     """
-    if run.fingerprint.where == "offline":
+    if home is None:
         return OfflineIssuer(run, spec, folder)
-    home = OwnerHome.open(home_path(), read_passphrase_file(passphrase_path()))
     gate = FidelityGate(images, run.fingerprint.max_accuracy_drop)
     return ServerIssuer(home, run, spec, gate, folder)
+
+
+def marker(
+    home: OwnerHome | None, run: RunConfig, spec: ModelSpec, run_id: str, public: Sequence[str]
+) -> Marker:
+    """Return who marks what is sent in training; PUBLIC tensors bear no mark."""
+    if home is None or not run.marking.enabled:
+        log.warning("models are sent unmarked: a participant that leaks one cannot be named")
+        return Unmarked()
+    return OwnerMarker(home, spec, run_id, run.marking.strength, public)
 
 
 def home_path() -> Path:

@@ -5,6 +5,7 @@ for, in shape, type and finite values, and a plausible number of examples.
 """
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ PARTITION_SHA256 = "partition-sha256"
 CODE_SHA256 = "code-sha256"
 
 LARGEST_SHARD = 100_000_000
+_PARTICIPANT = re.compile(r"[0-9]{6}")
 
 
 class InvalidReplyError(SmdlError):
@@ -47,6 +49,16 @@ def to_record(weights: Weights) -> ArrayRecord:
 def from_record(record: ArrayRecord) -> Weights:
     """Return the arrays of a Flower record."""
     return {name: array.numpy() for name, array in record.items()}
+
+
+def with_arrays(content: RecordDict, weights: Weights) -> RecordDict:
+    """Return a message's content with other arrays; the argument, which may be shared, is kept."""
+    return RecordDict({**content, ARRAYS: to_record(weights)})
+
+
+def participant(reply: Message) -> str:
+    """Return which participant a checked reply says it is from."""
+    return str(reply.content.config_records[PROVENANCE][PARTITION_ID])
 
 
 def train_reply(
@@ -103,6 +115,7 @@ def check_train_reply(
         raise InvalidReplyError(
             "it comes from other code than the server's (stale SuperLink or another version)"
         )
+    _check_participant(provenance.get(PARTITION_ID))
     _check_metrics(content.metric_records[METRICS], shard_size)
     _check_arrays(content.array_records[ARRAYS], expected)
 
@@ -137,6 +150,11 @@ def declaration_of(message: Message) -> Declaration:
         PrivacyError: There is no declaration, or it is none.
     """
     return Declaration.from_record(message.content.config_records.get(DECLARATION, {}))
+
+
+def _check_participant(number: object) -> None:
+    if not isinstance(number, str) or not _PARTICIPANT.fullmatch(number):
+        raise InvalidReplyError(f"{PARTITION_ID} is {str(number)[:20]!r}; expected six digits")
 
 
 def _check_metrics(metrics: MetricRecord, shard_size: int) -> None:

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._identity: dict[str, Any] = {}
         self._started = time.monotonic()
 
     @classmethod
@@ -51,6 +53,10 @@ class RunFolder:
             "versions": versions(),
         }
         files.write_json(self.path / "resolved.json", document)
+
+    def identify(self, run_id: str, *, training_marked: bool) -> None:
+        """Say what ``run.json`` is to tell of this run, however it ends."""
+        self._identity = {"run_id": run_id, "training_marked": training_marked}
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a round's line to ``metrics.jsonl``."""
@@ -97,13 +103,19 @@ class RunFolder:
         return time.monotonic() - self._started
 
     def _write_outcome(self, outcome: Mapping[str, Any]) -> None:
-        document = {"format": RUN_FORMAT, "wall_seconds": round(self.seconds(), 1), **outcome}
+        seconds = round(self.seconds(), 1)
+        document = {"format": RUN_FORMAT, "wall_seconds": seconds, **self._identity, **outcome}
         files.write_json(self.path / "run.json", document)
 
 
 def new_name(scenario: str) -> str:
     """Return ``<scenario>-<utc>``, the name of a new run folder."""
     return f"{scenario}-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}"
+
+
+def new_run_id(scenario: str) -> str:
+    """Return ``<scenario>-<utc>-<6 random hexadecimal digits>``, the id of a new run."""
+    return f"{new_name(scenario)}-{secrets.token_hex(3)}"
 
 
 def config_sha256(flat: FlatConfig) -> str:

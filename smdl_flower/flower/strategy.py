@@ -1,4 +1,4 @@
-"""FingerprintStrategy: any Flower strategy, and a fingerprint round after its last one."""
+"""FingerprintStrategy: any Flower strategy, marks on all it sends, and a fingerprint round."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from smdl_flower.errors import FederationError, PrivacyError
 from smdl_flower.flower import records
 from smdl_flower.flower.averaging import Averaging
+from smdl_flower.flower.marking import Broadcast, Marker, Unmarked
 from smdl_flower.flower.privacy_record import PrivacyRecord
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.privacy.partition import PrivacyPartition
@@ -68,6 +69,7 @@ class RoundRules:
 class FingerprintStrategy(Strategy):
     """Trains with another strategy, then has its result fingerprinted.
 
+    Every model that is sent is marked for its receiver, and the mark taken out of what comes back.
     Replies are checked before the inner strategy sees them, and a round with fewer than the
     required valid ones raises: in Flower a run in which all clients fail would end as a success.
     All message handling is the inner strategy's own, so FedAvg, FedProx, FedAdam, Krum ... work
@@ -76,6 +78,7 @@ class FingerprintStrategy(Strategy):
     Args:
         inner: Any Message-API strategy that does not override ``start``.
         issuer: Receives the final model.
+        marker: Marks what is sent; ``Unmarked()`` must be asked for.
         rules: Of every round.
         observers: Told about each completed round, in order.
 
@@ -87,6 +90,7 @@ class FingerprintStrategy(Strategy):
         self,
         inner: Strategy,
         issuer: Issuer,
+        marker: Marker,
         *,
         rules: RoundRules,
         observers: Iterable[RoundObserver] = (),
@@ -97,6 +101,7 @@ class FingerprintStrategy(Strategy):
             )
         self._inner = inner
         self._issuer = issuer
+        self._marker = marker
         self._rules = rules
         self._observers = tuple(observers)
         self._progress = _Progress()
@@ -126,16 +131,16 @@ class FingerprintStrategy(Strategy):
             result.arrays = initial_arrays
         if not result.arrays:
             raise FederationError("no model came back from training; see the participants' logs")
-        result.arrays = records.to_record(
-            self._rules.averaging.current(records.from_record(result.arrays))
-        )
-        self._issuer.issue(records.from_record(result.arrays))
+        base = self._rules.averaging.current(records.from_record(result.arrays))
+        result.arrays = records.to_record(base)
+        self._marker.open(num_rounds + 1, base, [])
+        self._issuer.issue(base)
         return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let the inner strategy choose nodes, and set this round's learning rate."""
+        """Let the inner strategy choose nodes, set the learning rate, and mark what is sent."""
         number = server_round + self._rules.completed
         config[records.LEARNING_RATE] = self._rules.learning_rate(number)
         if self._rules.partition:
@@ -147,12 +152,13 @@ class FingerprintStrategy(Strategy):
         for message in messages:
             message.content[records.ARRAYS] = arrays
         self._progress.asked = messages
+        self._progress.broadcast = self._mark(number, arrays, messages)
         return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate the valid replies.
+        """Aggregate the valid replies, without what they hold of the participants' marks.
 
         Raises:
             FederationError: There are fewer than required, or they aggregate to nothing.
@@ -166,6 +172,7 @@ class FingerprintStrategy(Strategy):
                 f"round {number}: {len(valid)} valid replies of {asked} asked, min-replies is "
                 f"{self._rules.min_replies} ({reasons[:1000]})"
             )
+        self._take_out(valid)
         arrays, metrics = self._inner.aggregate_train(number, valid)
         if not arrays:
             raise FederationError(f"round {number}: the strategy returned no model")
@@ -177,13 +184,16 @@ class FingerprintStrategy(Strategy):
     ) -> Iterable[Message]:
         """Let the inner strategy choose who evaluates; nobody after the last round.
 
-        What would be sent then is the base model itself, unmarked: whoever has it can tell a copy's
-        mark from its weights.
+        What would be sent then is the base model: several of its receivers together could tell a
+        copy's mark from its weights. Who evaluates a model and trains it in the next round is sent
+        the same twice.
         """
         number = server_round + self._rules.completed
         if number >= self._progress.rounds:
             return []
-        return self._inner.configure_evaluate(number, arrays, config, grid)
+        messages = list(self._inner.configure_evaluate(number, arrays, config, grid))
+        self._mark(number + 1, arrays, messages)
+        return messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -221,6 +231,31 @@ class FingerprintStrategy(Strategy):
             observer.round_done(number, model, line)
         return metrics
 
+    def _mark(self, number: int, arrays: ArrayRecord, messages: list[Message]) -> Broadcast:
+        """Give each message its own marked model; the inner strategy's share one record."""
+        for message in messages:
+            if dict(message.content.array_records) != {records.ARRAYS: arrays}:
+                raise FederationError(
+                    f"{type(self._inner).__name__} sends other arrays than the global model, which "
+                    "cannot be marked"
+                )
+        nodes = [message.metadata.dst_node_id for message in messages]
+        broadcast = self._marker.open(number, records.from_record(arrays), nodes)
+        for node, message in zip(nodes, messages, strict=True):
+            message.content = records.with_arrays(message.content, broadcast.mark(node))
+        return broadcast
+
+    def _take_out(self, replies: list[Message]) -> None:
+        """Take each participant's mark out of its valid reply."""
+        participants, sent = {}, self._progress.sent
+        for reply in replies:
+            node = sent[reply.metadata.reply_to_message_id]
+            arrays = records.from_record(reply.content.array_records[records.ARRAYS])
+            taken_out = self._progress.broadcast.take_out(node, arrays)
+            reply.content = records.with_arrays(reply.content, taken_out)
+            participants[node] = str(int(records.participant(reply)))
+        self._marker.identify(participants)
+
     def _as_expected(self, arrays: ArrayRecord) -> ArrayRecord:
         """The whole model in its own types: some strategies compute in double precision."""
         before = self._progress.model
@@ -233,16 +268,18 @@ class FingerprintStrategy(Strategy):
         size = terms.shard_size if terms else 0
         records.check_train_reply(reply, expected, code_sha256(), shard_size=size)
         if privacy and terms:
-            privacy.accept(number, _partition_id(reply), records.declaration_of(reply))
+            privacy.accept(number, records.participant(reply), records.declaration_of(reply))
 
     def _valid(self, replies: Iterable[Message], number: int) -> list[Message]:
-        sent = {m.metadata.message_id: m.metadata.dst_node_id for m in self._progress.asked}
+        sent = self._progress.sent
         expected = self._rules.guarded(self._progress.model)
         valid, self._progress.refused = [], []
         for reply in replies:
             # Not src_node_id: an error reply on behalf of a dead node comes from the SuperLink.
             node = sent.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             try:
+                if reply.metadata.reply_to_message_id not in sent:
+                    raise records.InvalidReplyError("it answers no question of this round")
                 self._check(reply, expected, number)
             except (records.InvalidReplyError, PrivacyError) as error:
                 log.warning("reply of node %s refused: %s", node, error)
@@ -250,7 +287,7 @@ class FingerprintStrategy(Strategy):
             else:
                 valid.append(reply)
         # Floating-point sums depend on the order; a resumed run must give the same model.
-        return sorted(valid, key=_partition_id)
+        return sorted(valid, key=records.participant)
 
 
 @dataclass
@@ -260,12 +297,14 @@ class _Progress:
     model: Weights = field(default_factory=dict)  # the one the run began with
     rounds: int = 0
     asked: list[Message] = field(default_factory=list)
+    broadcast: Broadcast = field(default_factory=lambda: Unmarked().open(0, {}, []))
     refused: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
-
-def _partition_id(reply: Message) -> str:
-    return str(reply.content.config_records[records.PROVENANCE].get(records.PARTITION_ID, ""))
+    @property
+    def sent(self) -> dict[str, int]:
+        """Which node each message of the round went to."""
+        return {m.metadata.message_id: m.metadata.dst_node_id for m in self.asked}
 
 
 def _plain(metrics: MetricRecord | None) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def document(
         "partition_sha256": split.sha256(),
         "partition": split.to_json(),
         "participants": {k: list(v) for k, v in sorted(declared.items())},
+        "training_marked": run.marking.enabled,
     }
     if run.privacy.channel == "clear":
         reason = "channel 'clear' sends every update to the server unprotected"

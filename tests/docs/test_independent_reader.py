@@ -27,6 +27,7 @@ from scipy.special import ndtri
 from smdl_flower import issuing, models, verifying
 from smdl_flower.attacks import altering
 from smdl_flower.config import FingerprintConfig
+from smdl_flower.flower.marking import OwnerMarker
 from smdl_flower.home import OwnerHome
 from smdl_flower.issuing import FidelityGate
 from smdl_flower.models import ModelSpec
@@ -248,3 +249,66 @@ def test_the_registry_is_chained_as_the_page_says(issued):
     seal = hmac.digest(sealing, text.encode(), "sha256").hex()
     expected = {"format": "smdl-registry/1", "entries": len(rows), "mac": mac.hex()}
     assert head == {**expected, "seal": seal}
+
+
+def campaign_of(home: Path, model: dict[str, NDArray[Any]]) -> bytes:
+    master = base64.b64decode(json.loads((home / "master.key").read_text())["key"])
+    salt = bytes.fromhex(digest(model))
+    return HKDF(SHA256(), 32, salt, b"smdl/1 campaign").derive(master)
+
+
+def word(campaign: bytes, node: str, size: int) -> Vector:
+    key = expand(campaign, f"smdl/1 customer/training/{node}")
+    return np.asarray(carrier_table()[stream(key, "carrier", size, "<u2")], dtype=np.float64)
+
+
+def test_models_sent_in_training_are_marked_and_read_as_the_page_says(tmp_path):
+    home = OwnerHome.create(tmp_path / "home")
+    spec = ModelSpec("cnn", channels=1, classes=4, image_size=8)
+    model = models.to_weights(models.build(spec, seed=3))
+    names = [n for n in sorted(model) if model[n].ndim >= 2]
+    rng = np.random.default_rng(1)
+    later = {n: a + np.float32(0.05) * rng.standard_normal(a.shape, "f4") for n, a in model.items()}
+    marker = OwnerMarker(home, spec, "trial", 0.1)
+    sent = marker.open(1, model, [5, 6]).mark(6)
+    marker.open(2, later, [])
+    campaign = campaign_of(home.path, model)
+    carrier, start, scores = word(campaign, "6", sum(model[n].size for n in names)), 0, np.zeros(2)
+    lengths = np.zeros(2)
+    for name in names:
+        scale, size = model[name].std(dtype=np.float64), model[name].size
+        g, start = carrier[start : start + size], start + size
+        x = (sent[name] - model[name]).ravel().astype(np.float64) / scale
+        np.testing.assert_allclose(x, 0.1 * g, atol=1e-4)
+        step = (later[name] - model[name]).ravel().astype(np.float64) / scale
+        for i, v in enumerate((x, x - step * (step @ x) / (step @ step))):
+            centred = v - np.median(v)
+            spread = 1.4826 * np.median(np.abs(centred))
+            q = np.clip(centred, -3 * spread, 3 * spread) / spread**2
+            scores[i] += g @ q
+            lengths[i] += q @ q
+    z = min(scores / np.sqrt(lengths) / 1.000001)
+    write(tmp_path / "leak.safetensors", sent)
+    (named,) = verifying.verify(home, tmp_path / "leak.safetensors").participants
+    assert (named.node, named.round, named.run) == ("6", 1, "trial")
+    assert named.score == pytest.approx(z, rel=1e-3)
+
+
+def test_what_a_reply_holds_of_its_word_is_taken_out_as_the_page_says(tmp_path):
+    home = OwnerHome.create(tmp_path / "home")
+    spec = ModelSpec("cnn", channels=1, classes=4, image_size=8)
+    model = models.to_weights(models.build(spec, seed=3))
+    broadcast = OwnerMarker(home, spec, "trial", 0.1).open(1, model, [6])
+    sent = broadcast.mark(6)
+    reply = {n: (a + 0.01 * np.cos(a)).astype(np.float32) for n, a in sent.items()}
+    used = broadcast.take_out(6, reply)
+    campaign = campaign_of(home.path, model)
+    names = [n for n in sorted(model) if model[n].ndim >= 2]
+    carrier, start = word(campaign, "6", sum(model[n].size for n in names)), 0
+    for name in sorted(model):
+        expected = reply[name].ravel().astype(np.float64)
+        if name in names:
+            g, start = carrier[start : start + model[name].size], start + model[name].size
+            update = expected - model[name].ravel()
+            expected -= g * (update @ g) / (g @ g)
+        np.testing.assert_allclose(used[name].ravel(), expected, atol=1e-6)

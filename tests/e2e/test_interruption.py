@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from smdl_flower import training
+from smdl_flower.home import OwnerHome
 
 pytestmark = pytest.mark.e2e
 
@@ -64,7 +65,7 @@ def test_a_run_in_which_all_participants_fail_fails(simulate, failing_from_round
 
 
 def test_an_interrupted_run_goes_on_and_ends_like_an_undisturbed_one(
-    simulate, failing_from_round, tmp_path, monkeypatch
+    simulate, home, failing_from_round, tmp_path, monkeypatch
 ):
     settings = ("num-server-rounds=4", "strategy=fedadam", "local-epochs=1")
     undisturbed = simulate(tmp_path / "undisturbed", *settings)
@@ -80,6 +81,13 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_undisturbed_one(
     assert [json.loads(line)["round"] for line in lines] == [1, 2, 3, 4]
     # The model id is a digest of all weights: the very same model came out.
     assert resumed.document["model_id"] == undisturbed.document["model_id"]
+    # One run with one id: what it sent again after the interruption is recorded once.
+    broken = json.loads((tmp_path / "interrupted" / "run.json").read_text())
+    assert resumed.document["run_id"] == broken["run_id"] != undisturbed.document["run_id"]
+    registry = OwnerHome.open(home).registry
+    sent = [b for b in registry.broadcasts() if b.run == broken["run_id"]]
+    assert [(b.round, len(b.nodes)) for b in sent] == [(1, 3), (2, 3), (3, 3), (4, 3), (5, 0)]
+    assert registry.broadcast_words() == 12  # the undisturbed run sent the very same models
 
 
 def test_a_run_with_other_settings_cannot_be_resumed(simulate, failing_from_round, tmp_path):
@@ -95,6 +103,7 @@ def test_issuing_offline_needs_no_home_and_is_finished_elsewhere(smdl, simulate,
     outcome = smdl(
         *("simulate", SMOKE, "--engine", "inline", "--json", "--home", absent),
         *("--out", tmp_path / "run", "--set", "fingerprint.where=offline"),
+        *("--set", "fingerprint.mark-training=false"),
     )
     assert outcome.code == 0
     assert not absent.exists()

@@ -6,6 +6,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 from smdl_flower import config
 from smdl_flower.errors import FederationError
 from smdl_flower.flower import checkpoint, records, strategies
+from smdl_flower.flower.marking import Unmarked
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.flower.strategy import FingerprintStrategy, RoundRules
 from smdl_flower.privacy.partition import PrivacyPartition
@@ -23,7 +24,7 @@ def fedavg():
 
 def run(grid, issuer, inner=None, rounds=1, start=None, observers=(), **kwargs):
     strategy = FingerprintStrategy(
-        inner or fedavg(), issuer, rules=rules(**kwargs), observers=observers
+        inner or fedavg(), issuer, Unmarked(), rules=rules(**kwargs), observers=observers
     )
     return strategy.start(grid, records.to_record(start or MODEL), num_rounds=rounds)
 
@@ -239,7 +240,7 @@ def test_a_strategy_with_a_loop_of_its_own_cannot_be_wrapped(issuer):
             raise AssertionError
 
     with pytest.raises(FederationError, match="training loop of its own"):
-        FingerprintStrategy(Own(), issuer, rules=rules())
+        FingerprintStrategy(Own(), issuer, Unmarked(), rules=rules())
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ def test_participants_are_told_the_round_and_its_learning_rate(grid_of, issuer):
         return honest(message, participant)
 
     strategy = FingerprintStrategy(
-        fedavg(), issuer, rules=RoundRules(min_replies=1, learning_rate=lambda r: 1 / r)
+        fedavg(), issuer, Unmarked(), rules=RoundRules(min_replies=1, learning_rate=lambda r: 1 / r)
     )
     strategy.start(grid_of(listening), records.to_record(MODEL), num_rounds=2)
     assert told == [(1, 1.0), (2, 0.5)]
@@ -332,6 +333,7 @@ def test_public_tensors_are_sent_but_neither_come_back_nor_change(name, grid_of,
     strategy = FingerprintStrategy(
         strategies.build(config.parse(flat)),
         issuer,
+        Unmarked(),
         rules=RoundRules(
             min_replies=5,
             learning_rate=lambda _: 0.1,
@@ -345,7 +347,7 @@ def test_public_tensors_are_sent_but_neither_come_back_nor_change(name, grid_of,
 
 def test_a_reply_with_a_public_tensor_is_refused(grid_of, issuer):
     rules_ = RoundRules(min_replies=1, learning_rate=lambda _: 0.1, partition=SPLIT)
-    strategy = FingerprintStrategy(fedavg(), issuer, rules=rules_)
+    strategy = FingerprintStrategy(fedavg(), issuer, Unmarked(), rules=rules_)
     with pytest.raises(FederationError, match=r"other tensors, or in another order: \['bias'\]"):
         strategy.start(grid_of(honest), records.to_record(MODEL), num_rounds=1)
 
@@ -358,6 +360,6 @@ def test_participants_are_told_the_commitment_to_the_partition(grid_of, issuer):
         return guarded_only(message, participant)
 
     rules_ = RoundRules(min_replies=1, learning_rate=lambda _: 0.1, partition=SPLIT)
-    strategy = FingerprintStrategy(fedavg(), issuer, rules=rules_)
+    strategy = FingerprintStrategy(fedavg(), issuer, Unmarked(), rules=rules_)
     strategy.start(grid_of(listening), records.to_record(MODEL), num_rounds=1)
     assert told == [SPLIT.sha256()]
