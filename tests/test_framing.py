@@ -151,3 +151,23 @@ def test_the_guilty_score_the_same_although_later_models_are_taken_out(projected
         both = broadcast.read(of.mark, suspect, [of.later]).score(of.words[0])
         # One of hundreds of dimensions is lost in each tensor.
         assert both > 0.97 * alone > 10 * THRESHOLD
+
+
+def on_later_leaks(rounds):
+    """Scores of each round's words on what a participant of each later round could leak."""
+    found = []
+    for number, of in enumerate(rounds):
+        for later in rounds[number + 1 :]:
+            sent = broadcast.add(later.mark, later.words[0], STRENGTH)
+            suspect = later.mark.layout.restore(later.model, sent)
+            reading = broadcast.read(of.mark, suspect, [])
+            found += [reading.score(word) for word in of.words]
+    return np.array(found)
+
+
+def test_leaks_of_later_rounds_do_not_name_those_of_earlier_ones(projected, subtracted):
+    innocent = on_later_leaks(projected)
+    assert abs(innocent.mean()) < 5 / math.sqrt(len(innocent))
+    assert np.abs(innocent).max() < math.sqrt(2 * math.log(2 * len(innocent) / 1e-4))
+    # The control: after plain subtraction a later model holds minus what training undid.
+    assert on_later_leaks(subtracted).min() < -THRESHOLD
