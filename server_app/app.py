@@ -11,7 +11,7 @@ from smdl_flower.flower import checkpoint, owner, records, strategies
 from smdl_flower.flower.averaging import Averaging
 from smdl_flower.flower.privacy_record import PrivacyRecord
 from smdl_flower.flower.run_folder import RunFolder, config_sha256, new_run_id
-from smdl_flower.flower.strategy import FingerprintStrategy, RoundRules
+from smdl_flower.flower.strategy import FingerprintStrategy, RoundObserver, RoundRules
 from smdl_flower.models import ModelSpec
 from smdl_flower.privacy import partition
 from smdl_flower.privacy.partition import Label
@@ -51,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
         recorder = owner.RoundRecorder(folder, inner, averaging, settings, run_id)
         marker = owner.marker(home, run, spec, run_id, split.names(Label.PUBLIC))
         # What was declared is on disk before the checkpoint that a resumed run goes on from.
-        observers = [privacy, recorder]
+        observers: list[RoundObserver] = [privacy, recorder]
         FingerprintStrategy(inner, issuer, marker, rules=rules, observers=observers).start(
             grid,
             records.to_record(start.model),

@@ -284,7 +284,7 @@ def test_models_sent_in_training_are_marked_and_read_as_the_page_says(tmp_path):
         for i, v in enumerate((x, x - step * (step @ x) / (step @ step))):
             centred = v - np.median(v)
             spread = 1.4826 * np.median(np.abs(centred))
-            q = np.clip(centred, -3 * spread, 3 * spread) / spread**2
+            q = law(centred / spread)(centred / spread) / spread
             scores[i] += g @ q
             lengths[i] += q @ q
     z = min(scores / np.sqrt(lengths) / 1.000001)
