@@ -24,6 +24,7 @@ FLAT = config.load_defaults(config.example_app_dir()) | {
     "momentum": 0.0,
     "weight-decay": 0.0,
     "fingerprint.where": "offline",
+    "fingerprint.mark-training": False,
     "privacy.policy": "public-front",
     "privacy.channel": "dp",
     "privacy.epsilon": 8.0,
