@@ -1,12 +1,17 @@
 """The privacy section of a run's page: what may be claimed, on which figures it rests, what not."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from smdl_flower.errors import PrivacyError
+
 CAP = "#b3261e"
+ATTACKS_FILE, ATTACKS_FORMAT = "privacy-attacks.json", "smdl-privacy-attacks/1"
 
 
 def draw_epsilon(axes: Axes, privacy: Mapping[str, Any]) -> None:
@@ -27,6 +32,45 @@ def spent_rows(privacy: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return one row per participant: its last declaration."""
     participants: Mapping[str, Sequence[Mapping[str, Any]]] = privacy["participants"]
     return [{"participant": name, **lines[-1]} for name, lines in participants.items() if lines]
+
+
+def attack_scores(run: Path) -> dict[str, Any] | None:
+    """Return what ``smdl bench --privacy`` measured on a run; None if it was not asked.
+
+    Raises:
+        PrivacyError: The file is not of the format that this version reads.
+    """
+    path = run / ATTACKS_FILE
+    if not path.exists():
+        return None
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        known = document["format"] == ATTACKS_FORMAT
+    except (ValueError, KeyError, TypeError, RecursionError):
+        known = False
+    if not known:
+        raise PrivacyError(f"{path}: not of format {ATTACKS_FORMAT}; remove it and attack anew")
+    found: dict[str, Any] = document
+    return found
+
+
+def score_text(score: Mapping[str, Any]) -> str:
+    """Return one measured success in words.
+
+    Example:
+        >>> score_text({"right": 3, "trials": 100, "value": 0.03})
+        '3 of 100'
+    """
+    if score["right"] is None:
+        return f"AUC {score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f})"
+    return f"{score['right']} of {score['trials']}"
+
+
+def guess_text(row: Mapping[str, Any]) -> str:
+    """Return what a guess reaches, as :func:`score_text` says what an attack does."""
+    if row["protected"]["right"] is None:
+        return f"AUC {row['chance']}"
+    return f"{row['chance']:.2%}"
 
 
 # A template is a string: Flower ships only .py files of this package to a SuperLink.
@@ -55,5 +99,18 @@ costs at most {{ "%.3f" | format(privacy.epsilon_prv_of_this_run) }}.{% endif %}
 <li>{{ check.check }}: {{ "yes" if check.passed else "NO" }}</li>{% endfor %}</ul>
 <p>Assumed:</p><ul>{% for item in privacy.trust %}<li>{{ item }}</li>{% endfor %}</ul>
 <p>Not covered:</p><ul>{% for item in privacy.not_covered %}<li>{{ item }}</li>{% endfor %}</ul>
+{% endif %}
+{% if attacks %}<h3>Attacks on participants</h3>
+<p>Each attack with its control: the same attack where nothing protects. An attack whose control
+fails says nothing. None of them is a proof; the epsilon is, as far as it goes.</p>
+<table><tr><th>attack</th><th>what success tells</th><th>control</th><th>this run</th>
+<th>a guess</th><th></th></tr>
+{% for row in attacks.attacks %}<tr><td>{{ row.attack }}</td><td>{{ row.question }}</td>
+<td>{{ row.control | score }}</td><td>{{ row.protected | score }}</td><td>{{ row | guess }}</td>
+<td>{{ row.verdict }}</td></tr>{% endfor %}</table>
+{% set audit = attacks.audit %}{% if audit %}<p>Audit of the noise:
+{% if not audit.works %}not working, says nothing{% elif audit.passed %}passed, claimed epsilon
+{{ "%.2f" | format(audit.claimed_epsilon) }}, refuted below {{ "%.2f" | format(audit.lower_bound) }}
+{%- else %}FAILED: {{ audit.failures | join("; ") }}{% endif %}.</p>{% endif %}
 {% endif %}
 """

@@ -39,6 +39,7 @@ def write_run_report(run: Path) -> None:
         resolved=resolved,
         privacy=privacy,
         spent=privacy_page.spent_rows(privacy),
+        attacks=privacy_page.attack_scores(run),
         epsilon_plot=plot(privacy_page.draw_epsilon, privacy)
         if privacy["epsilon"] is not None
         else "",
@@ -122,6 +123,8 @@ def _render(name: str, **values: Any) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.filters["percent"] = _percent
+    environment.filters["score"] = privacy_page.score_text
+    environment.filters["guess"] = privacy_page.guess_text
     return environment.get_template(name).render(**values)
 
 

@@ -23,9 +23,9 @@ def privacy(
 
     An epsilon is shown only if every check passed.
     """
-    document = _read(run / FILE)
+    document, attacks = _read(run / FILE), privacy_page.attack_scores(run)
     if as_json:
-        print_json(document)
+        print_json({**document, "attacks": attacks})
         return
     console.print(Text(f"{document['claim']}.", style="bold"))
     if document["format"] == FORMATS[0]:
@@ -33,6 +33,8 @@ def privacy(
     _print_partition(document)
     if document["channel"] == "dp":
         _print_mechanism(document)
+    if attacks:
+        _print_attacks(attacks)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -85,3 +87,13 @@ def _print_mechanism(document: dict[str, Any]) -> None:
     ):
         for sentence in sentences:
             console.print(f"{word}: {sentence}", markup=False, highlight=False)
+
+
+def _print_attacks(attacks: dict[str, Any]) -> None:
+    table = Table(title="Attacks on participants (smdl bench --privacy)")
+    for heading in ("attack", "control", "this run", "a guess", ""):
+        table.add_column(heading)
+    for row in attacks["attacks"]:
+        scores = (privacy_page.score_text(row[part]) for part in ("control", "protected"))
+        table.add_row(row["attack"], *scores, privacy_page.guess_text(row), row["verdict"])
+    console.print(table)

@@ -8,7 +8,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from smdl_flower import files
+from smdl_flower import files, report
 from smdl_flower.bench.privacy import attacks, auditing, participants, record
 from smdl_flower.bench.privacy.attacks import Attack
 from smdl_flower.bench.privacy.auditing import Audited
@@ -54,6 +54,8 @@ def _one(run: RunConfig, path: Path, *, as_json: bool) -> dict[str, Any]:
             bars.advance(task)
     document = record.document(who, rows, found)
     files.write_json(path, document)
+    if (path.parent / "run.json").exists():  # its page shows the scores from now on
+        report.write_run_report(path.parent)
     if not as_json:
         print_table(who, rows, found)
         console.print(f"Written: {path}")

@@ -125,7 +125,64 @@ def test_the_command_prints_the_claim_and_what_it_rests_on(run_folder, capsys):
     for words in ("epsilon 2.600", "front", "Assumed", "Not covered", "sigma"):
         assert words in shown
     assert smdl(["privacy", str(folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == document()
+    assert json.loads(capsys.readouterr().out) == {**document(), "attacks": None}
+
+
+def score(right, trials=100):
+    return {"value": right / trials, "low": 0.0, "high": 1.0, "trials": trials, "right": right}
+
+
+ATTACKS = {
+    "format": "smdl-privacy-attacks/1",
+    "attacks": [
+        {
+            "attack": "matching",
+            "question": "which image",
+            "control": score(99),
+            "protected": score(2),
+            "chance": 0.0025,
+            "verdict": "no better than a guess",
+        },
+        {
+            "attack": "membership",
+            "question": "<b>who</b>",
+            "control": {**score(0), "right": None, "value": 0.97},
+            "protected": {**score(0), "right": None, "value": 0.53},
+            "chance": 0.5,
+            "verdict": "no better than a guess",
+        },
+    ],
+    "audit": {"works": True, "passed": True, "claimed_epsilon": 2.95, "lower_bound": 1.1},
+}
+
+
+def test_scores_of_attacks_stand_beside_their_controls_once_measured(run_folder, capsys):
+    folder = run_folder(document())
+    (folder / "privacy-attacks.json").write_text(json.dumps(ATTACKS))
+    report.write_run_report(folder)
+    page = " ".join((folder / "report.html").read_text().split())
+    assert "<td>99 of 100</td><td>2 of 100</td><td>0.25%</td>" in page.replace("> <", "><")
+    assert "AUC 0.53" in page
+    assert "passed, claimed epsilon 2.95, refuted below 1.10." in page
+    assert "<b>who</b>" not in page
+    assert smdl(["privacy", str(folder)]) == 0
+    assert "99 of 100" in capsys.readouterr().out
+    assert smdl(["privacy", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["attacks"] == ATTACKS
+
+
+def test_without_attacks_the_page_is_silent_about_them(run_folder):
+    folder = run_folder(document())
+    report.write_run_report(folder)
+    assert "Attacks on participants" not in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": "smdl-privacy-attacks/9"}'])
+def test_scores_of_no_known_format_are_refused(content, run_folder, capsys):
+    folder = run_folder(document())
+    (folder / "privacy-attacks.json").write_text(content)
+    assert smdl(["privacy", str(folder)]) == 2
+    assert "attack anew" in capsys.readouterr().err
 
 
 def test_the_command_prints_no_epsilon_that_was_not_shown(run_folder, capsys):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from smdl_flower import privacy_page
 from smdl_flower.bench.privacy.auditing import Audited
 from smdl_flower.bench.privacy.participants import Participants
 from smdl_flower.bench.privacy.scores import Row
@@ -11,8 +12,8 @@ from smdl_flower.evidence import versions
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.privacy.audit import Check
 
-FORMAT = "smdl-privacy-attacks/1"
-NAME = "privacy-attacks.json"
+FORMAT = privacy_page.ATTACKS_FORMAT
+NAME = privacy_page.ATTACKS_FILE
 
 
 def document(who: Participants, rows: Sequence[Row], found: Audited | None) -> dict[str, Any]:
