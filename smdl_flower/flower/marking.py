@@ -74,12 +74,17 @@ class OwnerMarker:
     def open(self, server_round: int, model: Weights, nodes: Sequence[int]) -> Broadcast:
         """Keep and record a model, then return it ready to be marked.
 
+        A first model whose matrices that come back are all constant (a head of zeros) is sent as
+        it is: no training has gone into it, and it has no scale to hide a mark in.
+
         Raises:
-            CapacityError: No tensor can bear a mark.
+            CapacityError: No tensor of a later model can bear a mark.
         """
         guarded = {name: model[name] for name in model if name not in self._public}
         campaign = self._home.key.campaign(weights.digest(guarded))
         mark = broadcast.mark_of(guarded, campaign)
+        if not mark.layout.tensors and server_round == 1 and _has_matrices(guarded):
+            return _UnmarkedBroadcast(model)
         if not mark.layout.tensors:
             raise CapacityError(
                 "no tensor that participants send back can bear a mark; set "
@@ -104,6 +109,10 @@ class OwnerMarker:
         """Record which participant each node says it is; its first word counts."""
         named = {str(node): participant for node, participant in participants.items()}
         self._home.registry.record_participants(self._run, named)
+
+
+def _has_matrices(guarded: Weights) -> bool:
+    return any(array.ndim >= 2 for array in guarded.values())
 
 
 @dataclass(frozen=True)

@@ -210,3 +210,12 @@ def test_a_model_without_any_tensor_to_mark_is_refused(home):
     marker = OwnerMarker(home, SPEC, "trial-1", 0.1, ["weight"])
     with pytest.raises(CapacityError, match="no tensor that participants send back"):
         marker.open(1, MODEL, [1])
+
+
+def test_only_a_first_model_without_any_scale_is_sent_as_it_is(home):
+    zero = {"weight": np.zeros_like(MODEL["weight"]), "bias": MODEL["bias"]}
+    marker = OwnerMarker(home, SPEC, "trial-1", 0.1)
+    assert marker.open(1, zero, [1]).mark(1) is zero
+    assert home.registry.broadcasts() == ()
+    with pytest.raises(CapacityError):
+        marker.open(2, zero, [1])

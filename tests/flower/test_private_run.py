@@ -8,10 +8,11 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 import client_app.app
 import server_app.app
-from smdl_flower import config
+from smdl_flower import config, verifying
 from smdl_flower.errors import FederationError
 from smdl_flower.flower import inline, owner, records
 from smdl_flower.flower.run_folder import RUN_DIRECTORY_VARIABLE
+from smdl_flower.home import OwnerHome
 from smdl_flower.privacy.ledger import Ledger
 from smdl_flower.privacy.private_round import LEDGER_VARIABLE
 
@@ -91,6 +92,25 @@ def test_a_private_run_claims_an_epsilon_under_its_cap_at_every_round(place):
         assert set(reply.content) == names
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert "train-loss" not in metrics[-1]
+
+
+def test_a_private_run_can_be_marked_issue_copies_and_keep_its_claim(place):
+    folder = place("run")
+    home = OwnerHome.create(owner.home_path())
+    issuing = {
+        "fingerprint.where": "server",
+        "fingerprint.mark-training": True,
+        "demo-customers": 2,
+    }
+    simulate(FLAT | issuing | {"fingerprint.max-accuracy-drop": 1.0})
+    document = privacy_of(folder)
+    assert document["claim"].startswith("For each image")
+    assert document["training_marked"] is True
+    # The first head is zero: nothing to hide a mark in, and nothing learned that could leak.
+    assert [record.round for record in home.registry.broadcasts() if record.nodes] == [2, 3]
+    for copy in (folder / "copies").glob("*.safetensors"):
+        verdict = verifying.verify(home, copy)
+        assert [accused.customer for accused in verdict.accused] == [copy.stem]
 
 
 def test_a_seeded_run_claims_nothing(place):
