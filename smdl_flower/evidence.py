@@ -48,6 +48,16 @@ class Witness:
     test: str
     stage: int
 
+    def label(self) -> str:
+        """Return evidence and test in words.
+
+        Example:
+            >>> Witness("payload", 9051, -40.2, -9.1, "symmetric", 2).label()
+            'payload (symmetric), stage 2'
+        """
+        which = f" ({self.test})" if self.test != self.evidence else ""
+        return f"{self.evidence}{which}" + (f", stage {self.stage}" if self.stage > 1 else "")
+
 
 @dataclass(frozen=True)
 class Accusation:

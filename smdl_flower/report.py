@@ -198,7 +198,7 @@ _VERDICT = """{% extends "base" %}{% block body %}
 <table><tr><th>customer</th><th>evidence</th><th>score</th><th>log10 p of an innocent</th>
 <th>accuses below</th></tr>
 {% for accusation in verdict.accused %}{% for witness in accusation.witnesses %}
-<tr><td>{{ accusation.customer }}</td><td>{{ witness.evidence }}</td>
+<tr><td>{{ accusation.customer }}</td><td>{{ witness.label() }}</td>
 <td>{{ "%.1f" | format(witness.score) }}</td><td>{{ "%.1f" | format(witness.log10_p) }}</td>
 <td>{{ "%.1f" | format(witness.threshold) }}</td></tr>{% endfor %}{% endfor %}</table>{% endif %}
 {% if verdict.participants %}<h2>Evidence</h2>

@@ -44,7 +44,7 @@ def print_verdict(verdict: Verdict) -> None:
     style = "bold red" if verdict.names_somebody else "bold"
     console.print(Text(verdict.summary(), style=style))
     rows = [
-        (accusation.customer, witness.evidence, witness)
+        (accusation.customer, witness.label(), witness)
         for accusation in verdict.accused
         for witness in accusation.witnesses
     ]
@@ -72,7 +72,7 @@ def _print_evidence(who: str, rows: Sequence[tuple[str, str, Witness | TracedBro
         return
     table = Table()
     for heading in (who, "evidence", "score", "log10 p (innocent)", "accuses below"):
-        table.add_column(heading, justify="left" if heading == who else "right")
+        table.add_column(heading, justify="left" if heading in (who, "evidence") else "right")
     for name, evidence, found in rows:
         numbers = (found.score, found.log10_p, found.threshold)
         table.add_row(name, evidence, *(f"{number:.1f}" for number in numbers))
