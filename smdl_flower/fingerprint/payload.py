@@ -74,7 +74,9 @@ class Spreading:
             values: ``(d,)``, zero where not kept.
             kept: Which positions count.
         """
-        energy = sum_by_group(self.groups, np.square(self.signed_profile) * kept, self.length)
+        energy = np.square(self.norms)
+        if not kept.all():
+            energy = sum_by_group(self.groups, np.square(self.signed_profile) * kept, self.length)
         sums = sum_by_group(self.groups, values * self.signed_profile, self.length)
         coefficients = np.divide(sums, energy, out=np.zeros_like(sums), where=energy > 0)
         shift = coefficients.astype(np.float32)[self.groups] * self.signed_profile

@@ -25,8 +25,8 @@ STAGES = 32
 CARRIER = "carrier"
 # Beyond that many customers, only the promising are compared again after the first stage.
 FEW = 1000
-PROMISING_SCORE = 1.5
-PROMISING_LOG_P = math.log(0.02)
+PROMISING_SCORE = 2.0
+PROMISING_LOG_P = math.log(0.005)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Comparison:
 
     @property
     def promising(self) -> bool:
-        """Whether later stages might accuse; about one innocent in ten is promising.
+        """Whether later stages might accuse; about one innocent in thirty is promising.
 
         A function of the customer's own word. A list of the best would not do: who is on it depends
         on innocents' words, and then theorem 2 does not hold.
