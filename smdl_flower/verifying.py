@@ -164,7 +164,7 @@ def _compare_all(
     )
     issued = home.registry.copies(model.model_id)
     customers = [campaign.customer(copy.customer) for copy in issued]
-    trace = tracing.trace(mark, reading, customers, level)
+    trace = tracing.trace(comparator, customers, level)
     return Examination(model, reading, trace.comparisons, trace.findings, summary)
 
 

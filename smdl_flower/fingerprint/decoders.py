@@ -23,9 +23,7 @@ from scipy.stats import binom
 from smdl_flower.fingerprint.accusation import ScoreWeights, SoftBits
 from smdl_flower.fingerprint.codes import Biases, Bits
 
-FITTED = (
-    512  # positions that a coalition model is fitted to: enough to choose, quick for long codes
-)
+FITTED = 512  # positions a coalition model is fitted to: enough to choose, quick for long codes
 SMALLEST_BIAS = 0.05  # one wrong bit at a rarer position would outweigh dozens of right ones
 LARGEST_RATIO = 6.0  # a log-likelihood ratio beyond that says more about the model than the data
 

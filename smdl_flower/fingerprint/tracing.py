@@ -110,14 +110,18 @@ class Comparator:
     """
 
     def __init__(self, mark: Mark, reading: Reading, accused: Sequence[CustomerKey] = ()) -> None:
-        self._biases = mark.biases
+        self._mark, self._reading = mark, reading
         self._direction: Vector = cancel(reading, accused)
         self._tests = payload_tests(mark, reading, accused)
+
+    def after(self, accused: Sequence[CustomerKey]) -> "Comparator":
+        """Return the tests of the stage that follows these accusations."""
+        return Comparator(self._mark, self._reading, accused)
 
     def compare(self, key: CustomerKey) -> Comparison:
         """Return one customer's comparison."""
         score = carriers.score(key, self._direction)
-        word = codes.codeword(key, self._biases)
+        word = codes.codeword(key, self._mark.biases)
         tests = [Test(CARRIER, score, carrier_log_p(score))]
         for name, test in self._tests.items():
             payload = test.score(word)
@@ -147,16 +151,14 @@ class Trace:
     findings: tuple[Finding, ...]
 
 
-def trace(mark: Mark, reading: Reading, customers: Iterable[CustomerKey], level: Level) -> Trace:
+def trace(first: Comparator, customers: Iterable[CustomerKey], level: Level) -> Trace:
     """Compare all customers with a reading and name the traitors, stage by stage.
 
     Args:
-        mark: Of the base model.
-        reading: Of the suspect.
+        first: Of the first stage.
         customers: Keys of everybody who was issued a copy.
         level: What each test may spend.
     """
-    first = Comparator(mark, reading)
     compared = [(key, first.compare(key)) for key in customers]
     comparisons = tuple(comparison for _, comparison in compared)
     findings = _findings(comparisons, level, stage=1)
@@ -168,7 +170,7 @@ def trace(mark: Mark, reading: Reading, customers: Iterable[CustomerKey], level:
         remaining = [key for name, key in keys.items() if name not in named]
         if not new or not remaining:
             break
-        comparator = Comparator(mark, reading, [keys[name] for name in sorted(named)])
+        comparator = first.after([keys[name] for name in sorted(named)])
         new = _findings(map(comparator.compare, remaining), level, stage)
         findings += new
     return Trace(comparisons, tuple(findings))

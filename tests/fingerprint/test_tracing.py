@@ -11,6 +11,7 @@ from smdl_flower.fingerprint.cancellation import cancel
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
+from smdl_flower.fingerprint.tracing import Comparator
 from smdl_flower.weights import Weights
 
 LEVEL = Level(total=1e-6, words=100, hypotheses=8)
@@ -74,7 +75,9 @@ def test_later_stages_name_traitors_whom_the_first_does_not(
     suspect = small_mark.layout.restore(
         dict(small_base), np.tensordot(parts, vectors, axes=1).astype(np.float32)
     )
-    trace = tracing.trace(small_mark, extraction.read(small_mark, suspect), traitors, LEVEL)
+    trace = tracing.trace(
+        Comparator(small_mark, extraction.read(small_mark, suspect)), traitors, LEVEL
+    )
     stages = {finding.customer: finding.stage for finding in trace.findings}
     assert stages["clinic-0"] == 1
     assert set(stages) == {key.customer for key in traitors}
@@ -90,7 +93,7 @@ def test_all_traitors_and_nobody_else_are_named(
 ) -> None:
     keys = customers(small_key, 100)
     reading = read_average(small_mark, small_base, keys[:size], noise=0.05)
-    trace = tracing.trace(small_mark, reading, keys, LEVEL)
+    trace = tracing.trace(Comparator(small_mark, reading), keys, LEVEL)
     assert {f.customer for f in trace.findings} == {key.customer for key in keys[:size]}
     assert [c.customer for c in trace.comparisons] == [key.customer for key in keys]
 
@@ -100,7 +103,10 @@ def test_a_suspect_without_any_mark_accuses_nobody_in_one_stage(
 ) -> None:
     reading = extraction.read(small_mark, dict(small_base))
     monkeypatch.setattr(tracing, "cancel", _only_first)
-    assert tracing.trace(small_mark, reading, customers(small_key, 50), LEVEL).findings == ()
+    assert (
+        tracing.trace(Comparator(small_mark, reading), customers(small_key, 50), LEVEL).findings
+        == ()
+    )
 
 
 def _only_first(reading: Reading, accused: object) -> np.ndarray:
@@ -120,7 +126,7 @@ def test_false_accusations_over_all_stages_stay_within_the_bound(
         traitors = customers(small_key, 6, f"traitor-{trial}")
         innocents = customers(small_key, 40, f"innocent-{trial}")
         reading = read_average(small_mark, small_base, traitors, noise=0.3)
-        trace = tracing.trace(small_mark, reading, [*traitors, *innocents], level)
+        trace = tracing.trace(Comparator(small_mark, reading), [*traitors, *innocents], level)
         wrong += any(f.customer.startswith("innocent") for f in trace.findings)
         assert trace.findings  # the process did go through stages
     assert wrong <= 20
@@ -136,9 +142,11 @@ def test_who_is_tested_again_depends_on_its_own_word_only(
     monkeypatch.setattr(tracing, "FEW", 0)
     keys = customers(small_key, 60)
     reading = read_average(small_mark, small_base, keys[:3], noise=0.5)
-    first = tracing.trace(small_mark, reading, keys, LEVEL)
+    first = tracing.trace(Comparator(small_mark, reading), keys, LEVEL)
     alone = {
-        key.customer: tracing.trace(small_mark, reading, [key], LEVEL).comparisons[0].promising
+        key.customer: tracing.trace(Comparator(small_mark, reading), [key], LEVEL)
+        .comparisons[0]
+        .promising
         for key in keys
     }
     assert {c.customer: c.promising for c in first.comparisons} == alone
@@ -152,6 +160,6 @@ def test_the_order_of_customers_does_not_matter(
 ) -> None:
     keys = customers(small_key, 30)
     reading = read_average(small_mark, small_base, keys[:4], noise=0.2)
-    one = tracing.trace(small_mark, reading, keys, LEVEL).findings
-    other = tracing.trace(small_mark, reading, keys[::-1], LEVEL).findings
+    one = tracing.trace(Comparator(small_mark, reading), keys, LEVEL).findings
+    other = tracing.trace(Comparator(small_mark, reading), keys[::-1], LEVEL).findings
     assert [dataclasses.astuple(f) for f in one] == [dataclasses.astuple(f) for f in other]
