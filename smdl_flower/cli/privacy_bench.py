@@ -1,6 +1,7 @@
 """``smdl bench --privacy``: how participants of a run stand up to those who read what they send."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from smdl_flower import files, report
+from smdl_flower import files, privacy_page, report
 from smdl_flower.bench.privacy import attacks, auditing, participants, record
 from smdl_flower.bench.privacy.attacks import Attack
 from smdl_flower.bench.privacy.auditing import Audited
@@ -77,10 +78,10 @@ def print_table(who: Participants, rows: Sequence[Row], found: Audited | None) -
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in ("attack", "") else "right")
     for row in rows:
-        guess = f"{row.chance:.2%}" if row.protected.right is not None else f"AUC {row.chance}"
         table.add_row(
             f"{row.attack}\n  {row.question}",
-            *(row.control.text(), row.protected.text(), guess, row.verdict()),
+            *(row.control.text(), row.protected.text()),
+            *(privacy_page.guess_text(asdict(row)), row.verdict()),
         )
     console.print(table)
     if found is None:
