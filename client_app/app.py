@@ -1,15 +1,16 @@
-"""What a participant runs: load its own shard, train, reply with the allow-listed tensors."""
+"""What a participant runs: load its own images, train, reply with the allow-listed tensors."""
 
 import hashlib
+from pathlib import Path
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from smdl_flower import config, models, training
+from smdl_flower import config, models, own_images, training
 from smdl_flower.data import Images, load_shard
-from smdl_flower.errors import PrivacyError
-from smdl_flower.flower import records
+from smdl_flower.errors import ConfigError, PrivacyError
+from smdl_flower.flower import records, reticence
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.models import ModelSpec
 from smdl_flower.privacy import participant
@@ -17,14 +18,14 @@ from smdl_flower.privacy.declaration import Declaration
 from smdl_flower.privacy.partition import PrivacyPartition
 from smdl_flower.representation import Examples
 
-app = ClientApp()
+app = ClientApp(mods=[reticence.keep_to_itself])
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this participant's shard for one round."""
     run = config.parse(context.run_config)
-    shard = _shard(run, context)
+    shard = _images(run, message, context)
     model = _model(run, shard, message)
     instruction = message.content.config_records[records.CONFIG]
     split = participant.prepare(run, model, shard, str(instruction[records.PARTITION_SHA256]))
@@ -61,7 +62,7 @@ def evaluate(message: Message, context: Context) -> Message:
     run = config.parse(context.run_config)
     if run.privacy.channel == "dp":
         raise PrivacyError("accuracy and loss on private images would leave without noise")
-    shard = _shard(run, context)
+    shard = _images(run, message, context)
     result = training.evaluate(_model(run, shard, message), shard)
     metrics = MetricRecord(
         {
@@ -96,7 +97,12 @@ def _train_private(
     )
 
 
-def _shard(run: config.RunConfig, context: Context) -> Images:
+def _images(run: config.RunConfig, message: Message, context: Context) -> Images:
+    """Its own folder, if the institution has named one; else its shard of the run's source."""
+    folder = context.node_config.get("data-dir")
+    if folder:
+        terms = records.terms_in(message.content.config_records[records.CONFIG])
+        return own_images.load(Path(str(folder)), terms, least=run.federation.min_images)
     return load_shard(run.data, participant=_participant(context), seed=run.seed)
 
 
@@ -108,7 +114,13 @@ def _model(run: config.RunConfig, shard: Images, message: Message) -> torch.nn.M
 
 
 def _participant(context: Context) -> int:
-    return int(context.node_config["partition-id"])
+    number = context.node_config.get("partition-id")
+    if type(number) is not int or not 0 <= number < 1_000_000:
+        raise ConfigError(
+            f"this SuperNode's partition-id is {number!r}; give it the number that the owner "
+            "assigned: --node-config 'partition-id=0 ...' (the start.sh you were handed has it)"
+        )
+    return number
 
 
 def _generator(seed: int, server_round: object, context: Context) -> torch.Generator:

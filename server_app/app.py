@@ -5,8 +5,8 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from smdl_flower import config, models, training
-from smdl_flower.data import Images, load_test
+from smdl_flower import config, models, own_images, training
+from smdl_flower.data import Images
 from smdl_flower.flower import checkpoint, owner, records, strategies
 from smdl_flower.flower.averaging import Averaging
 from smdl_flower.flower.privacy_record import PrivacyRecord
@@ -26,7 +26,7 @@ def main(grid: Grid, context: Context) -> None:
     folder = RunFolder.from_environment(run.scenario, owner.home_path() / "runs")
     with folder.recording_failure():
         folder.write_resolved(context.run_config)
-        images = load_test(run.data)
+        images = owner.test_images(run)
         spec = ModelSpec.for_images(run.model, images.pixels, images.classes)
         home = owner.open_home(run)
         issuer = owner.issuer(home, run, spec, images, folder)  # refuses before anybody trains
@@ -47,6 +47,7 @@ def main(grid: Grid, context: Context) -> None:
             partition=split,
             privacy=privacy,
             averaging=averaging,
+            images=own_images.terms_of(images),
         )
         recorder = owner.RoundRecorder(folder, inner, averaging, settings, run_id)
         marker = owner.marker(home, run, spec, run_id, split.names(Label.PUBLIC))

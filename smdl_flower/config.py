@@ -93,6 +93,7 @@ class FederationConfig(Section):
 
     rounds: Count = Field(alias="num-server-rounds")
     min_replies: Count = Field(alias="min-replies")
+    min_images: Count = Field(alias="min-images")
     timeout: Positive = Field(alias="round-timeout")
     fraction_train: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fraction-train")
     fraction_evaluate: Fraction = Field(alias="fraction-evaluate")
@@ -204,6 +205,19 @@ def parse(flat: FlatConfig) -> RunConfig:
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def require_dealt(config: RunConfig) -> None:
+    """Refuse a run whose images nobody can deal to simulated participants.
+
+    Raises:
+        ConfigError: Each participant is to bring a folder of its own.
+    """
+    if config.data.source == "imagefolder" and not config.data.directory:
+        raise ConfigError(
+            "data-dir: needed to simulate with data = 'imagefolder'; say --set data-dir=PATH (in a "
+            "real federation each participant names its own folder: smdl deploy)"
+        )
 
 
 def load_scenario(path: Path) -> dict[str, Scalar]:
@@ -347,8 +361,6 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"min-replies: {federation.min_replies} is more than the participants asked each round "
             f"({participants} x fraction-train {federation.fraction_train}); lower it"
         )
-    if config.data.source == "imagefolder" and not config.data.directory:
-        problems.append("data-dir: needed with data = 'imagefolder'; say --set data-dir=PATH")
     if config.marking.enabled and config.fingerprint.where == "offline":
         problems.append(
             "fingerprint.mark-training: true needs the master key on the server, and "

@@ -16,16 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from smdl_flower.config import DataConfig
 from smdl_flower.errors import ConfigError, DataError
+from smdl_flower.image_folder import Folder, ImageFormat, format_of, list_folder
 
 Indices = NDArray[np.int64]
 
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # Pillow's errors
-_LARGEST_SIDE = 1024  # as image-size
 SPLIT_SEED = 20_201  # which images are test images never depends on a scenario
 
 
@@ -234,87 +232,31 @@ def _torchvision(name: str) -> Callable[[DataConfig], Split]:
     return load
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """The images of a folder with one sub-folder per class, none of them read yet."""
-
-    paths: list[Path]
-    labels: Indices
-    classes: tuple[str, ...]
-
-    def collection(self, mode: str, size: int) -> Collection:
-        def read(indices: Indices) -> Tensor:
-            return torch.stack([_read_image(self.paths[i], mode, size) for i in indices])
-
-        return Collection(self.labels, self.classes, read)
-
-
 def _imagefolder(config: DataConfig) -> Split:
     if not config.directory:
-        raise DataError("data-dir: needed with data = 'imagefolder'; name the folder of images")
+        raise DataError(
+            "data-dir: needed with data = 'imagefolder'; name the folder of images, or at a real "
+            "participant give its SuperNode a data-dir of its own (--node-config)"
+        )
     root = Path(os.path.expanduser(config.directory))  # Path.expanduser fails for an unknown user
     if (root / "train").is_dir() and (root / "test").is_dir():
-        train, test = _list_folder(root / "train"), _list_folder(root / "test")
+        train, test = list_folder(root / "train"), list_folder(root / "test")
         if train.classes != test.classes:
             raise DataError(f"{root}: train and test have different classes")
-        mode, size = _format(train.paths[0], config.image_size)
-        return Split(train.collection(mode, size), test.collection(mode, size))
-    folder = _list_folder(root)
+        as_format = format_of(train.paths[0], config.image_size)
+        return Split(_collection(train, as_format), _collection(test, as_format))
+    folder = list_folder(root)
     if len(folder.labels) < 5:
         raise DataError(
             f"{root}: {len(folder.labels)} images; a fifth is for testing, so at least 5"
         )
-    both = folder.collection(*_format(folder.paths[0], config.image_size))
+    both = _collection(folder, format_of(folder.paths[0], config.image_size))
     train_indices, test_indices = _split_indices(len(both.labels), len(both.labels) // 5)
     return Split(_subset(both, train_indices), _subset(both, test_indices))
 
 
-def _list_folder(root: Path) -> _Folder:
-    from torchvision.datasets import ImageFolder  # noqa: PLC0415
-
-    try:
-        listing = ImageFolder(str(root))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{root}: not a folder of images with one sub-folder per class ({error})"
-        ) from None
-    paths = [Path(path) for path, _ in listing.samples]
-    labels = np.asarray([label for _, label in listing.samples], dtype=np.int64)
-    return _Folder(paths, labels, tuple(listing.classes))
-
-
-def _format(first: Path, image_size: int) -> tuple[str, int]:
-    """Grey or colour, and the size, as the first training image has them."""
-    try:
-        with Image.open(first) as image:
-            mode, size = image.mode, image_size or min(image.size)
-    except _UNREADABLE as error:
-        raise DataError(f"{first}: not a readable image ({error})") from None
-    if size > _LARGEST_SIDE:
-        raise DataError(
-            f"{first}: {size} pixels per side; set image-size to {_LARGEST_SIDE} or less"
-        )
-    return ("L" if mode in ("1", "L", "LA") or mode.startswith("I") else "RGB"), size
-
-
-def _read_image(path: Path, mode: str, size: int) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            pixels = _eight_bit(image).convert(mode).resize((size, size), Image.Resampling.BILINEAR)
-            array = np.asarray(pixels, dtype=np.uint8).copy()
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not a readable image ({error})") from None
-    return torch.from_numpy(array[None] if mode == "L" else array.transpose(2, 0, 1).copy())
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """The image with at most 8 bits per value; Pillow's own conversion of 16 bits cuts at 255."""
-    if image.mode == "F":
-        raise ValueError("floating-point values have no known range; save it with 8 or 16 bits")
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image.convert("I")).clip(0, 65_535) // 257
-    return Image.fromarray(values.astype(np.uint8))
+def _collection(folder: Folder, as_format: ImageFormat) -> Collection:
+    return Collection(folder.labels, folder.classes, lambda i: folder.read(i, as_format))
 
 
 def _split_arrays(

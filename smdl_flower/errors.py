@@ -7,17 +7,27 @@ from typing import ClassVar
 
 
 class SmdlError(Exception):
-    """Base of all errors that smdl-flower raises on purpose."""
+    """Base of all errors that smdl-flower raises on purpose.
+
+    Attributes:
+        exit_code: Of the command line.
+        told: All that another party may be told of it: a participant's message names its files.
+    """
 
     exit_code: ClassVar[int] = 2
+    told: ClassVar[str] = "refused"
 
 
 class ConfigError(SmdlError):
     """A scenario, run config or option asks for something that does not exist or cannot be kept."""
 
+    told = "config"
+
 
 class DataError(SmdlError):
     """Images or labels are missing, unreadable or too few."""
+
+    told = "data"
 
 
 class HomeError(SmdlError):
@@ -61,6 +71,10 @@ class FederationError(SmdlError):
 class PrivacyError(SmdlError):
     """A promise about private images could not be kept: nothing was trained, nothing was sent."""
 
+    told = "privacy"
+
 
 class BudgetExhaustedError(PrivacyError):
     """More of a data set's privacy budget was asked for than is left."""
+
+    told = "budget"

@@ -218,10 +218,13 @@ def test_more_replies_than_participants_asked_is_a_contradiction(
         assert refusal(flat).startswith(f"min-replies: {replies} is more than")
 
 
-def test_an_image_folder_needs_its_directory() -> None:
-    assert refusal(DEFAULTS | {"data": "imagefolder"}).startswith("data-dir: needed")
-    flat = DEFAULTS | {"data": "imagefolder", "data-dir": "/images"}
-    assert config.parse(flat).data.directory == "/images"
+def test_an_image_folder_needs_its_directory_in_a_simulation_only() -> None:
+    federation = config.parse(DEFAULTS | {"data": "imagefolder"})
+    with pytest.raises(ConfigError, match="data-dir: needed to simulate"):
+        config.require_dealt(federation)
+    simulated = config.parse(DEFAULTS | {"data": "imagefolder", "data-dir": "/images"})
+    config.require_dealt(simulated)
+    assert simulated.data.directory == "/images"
 
 
 def test_a_parsed_config_cannot_be_changed() -> None:

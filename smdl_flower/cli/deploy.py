@@ -1,16 +1,19 @@
 """``smdl deploy``: a real federation, from its keys to its runs."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from smdl_flower.cli import progress
+from smdl_flower import own_images
+from smdl_flower.cli import progress, tables
 from smdl_flower.cli.options import JsonOption, SetOption, console, print_json
 from smdl_flower.cli.scenario import ScenarioArgument, load
 from smdl_flower.config import find_app
 from smdl_flower.deployment import checking, folders, running
 from smdl_flower.deployment.certificates import DAYS
+from smdl_flower.own_images import Inspection
 
 UNHEALTHY = 2
 
@@ -83,6 +86,41 @@ def clean(folder: FolderArgument) -> None:
     """Remove what Flower stored at the stopped server: models, run history, admitted keys."""
     removed = running.clean(folders.load(folder))
     console.print("Removed" if removed else "There was nothing to remove")
+
+
+@app.command("data")
+def data(
+    folder: Annotated[Path, typer.Argument(help="Folder of images, one sub-folder per class.")],
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Classes of the federation, separated by commas."),
+    ] = None,
+    least: Annotated[int, typer.Option("--min-images", min=1, help="Fewest images.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Check an institution's own images before it joins. Exit code 2 if any cannot be used.
+
+    Every image is opened. Nothing is sent anywhere.
+    """
+    names = [name.strip() for name in classes.split(",")] if classes is not None else None
+    found = own_images.inspect(folder, names, least=least)
+    found.problems += own_images.unreadable(found)
+    if as_json:
+        print_json(_data_document(found, names))
+    else:
+        tables.print_images(found, names)
+    raise typer.Exit(UNHEALTHY if found.problems else 0)
+
+
+def _data_document(found: Inspection, classes: list[str] | None) -> dict[str, object]:
+    return {
+        "format": "smdl-data/1",
+        "folder": str(found.root),
+        "images": {name: len(paths) for name, paths in found.paths.items()},
+        "absent": [name for name in classes or () if name not in found.paths],
+        "ignored": len(found.ignored),
+        "problems": [asdict(problem) for problem in found.problems],
+    }
 
 
 def _document(federation: folders.Federation, problems: list[str]) -> dict[str, object]:

@@ -42,6 +42,7 @@ def simulate(
 ) -> None:
     """Run a whole federation on this machine and issue fingerprinted copies."""
     flat, run = load(scenario, assignments)
+    config.require_dealt(run)
     if run.fingerprint.where == "server":  # a wrong passphrase is noticed before hours of training
         passphrase_file = require_unattended(home, passphrase_file)
     plan = Launch(

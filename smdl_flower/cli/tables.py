@@ -9,6 +9,7 @@ from rich.text import Text
 from smdl_flower.cli.options import console
 from smdl_flower.evidence import TracedBroadcast, Verdict, Witness
 from smdl_flower.issuing import Campaign, IssueResult
+from smdl_flower.own_images import Inspection
 
 
 def print_run(outcome: Mapping[str, Any]) -> None:
@@ -77,6 +78,22 @@ def _print_evidence(who: str, rows: Sequence[tuple[str, str, Witness | TracedBro
         numbers = (found.score, found.log10_p, found.threshold)
         table.add_row(name, evidence, *(f"{number:.1f}" for number in numbers))
     console.print(table)
+
+
+def print_images(found: Inspection, classes: Sequence[str] | None) -> None:
+    """Print how many images of each class there are, and what is wrong with them."""
+    table = Table()
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    for name in sorted({*found.paths, *(classes or ())}):
+        table.add_row(Text(name), f"{len(found.paths.get(name, ())):,}")
+    console.print(table)
+    if found.ignored:
+        console.print(f"{len(found.ignored)} other files are not looked at")
+    for problem in found.problems:
+        console.print(problem.text, markup=False, highlight=False)
+    wrong = len(found.problems)
+    console.print(f"{found.count:,} images: {wrong or 'no'} problem{'s' if wrong > 1 else ''}")
 
 
 def issue_json(campaign: Campaign, results: Sequence[IssueResult]) -> dict[str, Any]:

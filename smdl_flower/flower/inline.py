@@ -1,7 +1,7 @@
 """Both apps in one process, without Ray, network or serialisation: for quick runs and tests."""
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -9,20 +9,30 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 
 from smdl_flower.config import FlatConfig, Scalar
+from smdl_flower.flower.reticence import APP_ERROR
 
 RUN_ID = 1
-APP_ERROR = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 class InlineGrid(Grid):
     """A grid whose nodes are function calls; a participant that raises sends an error reply.
+
+    Args:
+        client_app: Of all nodes.
+        participants: How many nodes.
+        run_config: Of all of them.
+        node_configs: More node config, of each; shorter if the last have no more.
 
     Attributes:
         silent: Node ids that never answer; for tests.
     """
 
     def __init__(
-        self, client_app: ClientApp, participants: int, run_config: Mapping[str, Scalar]
+        self,
+        client_app: ClientApp,
+        participants: int,
+        run_config: Mapping[str, Scalar],
+        node_configs: Sequence[Mapping[str, Scalar]] = (),
     ) -> None:
         self.silent: set[int] = set()
         self._app = client_app
@@ -31,7 +41,10 @@ class InlineGrid(Grid):
             i + 1: Context(
                 run_id=RUN_ID,
                 node_id=i + 1,
-                node_config={"partition-id": i, "num-partitions": participants},
+                node_config={
+                    **{"partition-id": i, "num-partitions": participants},
+                    **(node_configs[i] if i < len(node_configs) else {}),
+                },
                 state=RecordDict(),
                 run_config=dict(run_config),
             )
@@ -92,11 +105,15 @@ class InlineGrid(Grid):
 
 
 def run(
-    server_app: ServerApp, client_app: ClientApp, participants: int, run_config: FlatConfig
+    server_app: ServerApp,
+    client_app: ClientApp,
+    participants: int,
+    run_config: FlatConfig,
+    node_configs: Sequence[Mapping[str, Scalar]] = (),
 ) -> None:
     """Run both apps to the end in this process; what the server app raises is raised here."""
     allow_messages()
-    grid = InlineGrid(client_app, participants, run_config)
+    grid = InlineGrid(client_app, participants, run_config, node_configs)
     context = Context(
         run_id=RUN_ID, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )

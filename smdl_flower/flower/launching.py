@@ -17,9 +17,11 @@ from smdl_flower.config import Scalar
 from smdl_flower.errors import FederationError, OutputExistsError, SmdlError
 from smdl_flower.flower import inline, simulation
 from smdl_flower.flower.owner import HOME_VARIABLE, PASSPHRASE_FILE_VARIABLE
+from smdl_flower.flower.reticence import LOG_VARIABLE
 from smdl_flower.flower.run_folder import COMMIT_VARIABLE, RUN_DIRECTORY_VARIABLE, RunFolder
 
 FLOWER_LOG = "flower.log"
+PARTICIPANT_LOG = "participants.log"
 LEDGERS = "ledger"
 LEDGER_VARIABLE = "SMDL_LEDGER_DIR"  # read by privacy.private_round, which needs opacus
 Engine = Literal["flower", "inline"]
@@ -51,6 +53,7 @@ class Launch:
             RUN_DIRECTORY_VARIABLE: str(self.folder.resolve()),
             HOME_VARIABLE: str(self.home.expanduser().resolve()),
             COMMIT_VARIABLE: _git_commit(self.app),
+            LOG_VARIABLE: str(self.folder.resolve() / PARTICIPANT_LOG),
             # Of simulated participants; whoever keeps ledgers elsewhere says so.
             LEDGER_VARIABLE: os.environ.get(LEDGER_VARIABLE)
             or str(self.folder.resolve() / LEDGERS),
@@ -108,7 +111,9 @@ def _explained(folder: RunFolder, error: SmdlError) -> SmdlError:
     """The server app's own words, where it got as far as leaving any."""
     outcome = folder.outcome()
     if outcome and outcome["status"] == "failed":
-        return FederationError(f"the run failed: {outcome['error']}")
+        said = folder.path / PARTICIPANT_LOG
+        where = f"; participants say why in {said}" if said.exists() else ""
+        return FederationError(f"the run failed: {outcome['error']}{where}")
     return error
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from flwr.serverapp.strategy import Strategy
 
-from smdl_flower import issuing, weights
+from smdl_flower import issuing, own_images, weights
 from smdl_flower.config import RunConfig
-from smdl_flower.data import Images
+from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError
 from smdl_flower.flower import checkpoint
 from smdl_flower.flower.averaging import Averaging
@@ -25,6 +25,7 @@ from smdl_flower.weights import Weights
 log = logging.getLogger(__name__)
 
 HOME_VARIABLE = "SMDL_HOME"
+DATA_VARIABLE = "SMDL_DATA_DIR"
 PASSPHRASE_FILE_VARIABLE = "SMDL_PASSPHRASE_FILE"  # noqa: S105 - the name of a path, no secret
 
 
@@ -131,6 +132,27 @@ class RoundRecorder:
         checkpoint.save(self._folder.path, done, self._settings)
         # Go on from what a resumed run would read (float32), so that both end with the same model.
         checkpoint.restore_optimizer_state(self._inner, state)
+
+
+def test_images(run: RunConfig) -> Images:
+    """Return the owner's test images; their classes and format are the federation's.
+
+    They are the test images of the run config's source. Where participants bring folders of their
+    own (``imagefolder`` without ``data-dir``) they are all images in ``$SMDL_DATA_DIR``.
+
+    Raises:
+        ConfigError: Nobody said where they are.
+        DataError: They are missing or unusable.
+    """
+    if run.data.source != "imagefolder" or run.data.directory:
+        return load_test(run.data)
+    place = os.environ.get(DATA_VARIABLE)
+    if not place:
+        raise ConfigError(
+            f"no test images: set {DATA_VARIABLE} on the server to a folder with one sub-folder "
+            "per class, or data-dir in a simulation"
+        )
+    return own_images.load_public(Path(place).expanduser(), run.data.image_size)
 
 
 def open_home(run: RunConfig) -> OwnerHome | None:

@@ -12,7 +12,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from smdl_flower.errors import SmdlError
+from smdl_flower.errors import ConfigError, SmdlError
+from smdl_flower.image_folder import LARGEST_SIDE, ImageFormat
+from smdl_flower.own_images import Terms
 from smdl_flower.privacy.declaration import Declaration
 from smdl_flower.weights import Weights
 
@@ -32,6 +34,9 @@ PROXIMAL_MU = "proximal-mu"
 PARTITION_ID = "partition-id"
 PARTITION_SHA256 = "partition-sha256"
 CODE_SHA256 = "code-sha256"
+CLASSES = "classes"
+CHANNELS = "channels"
+IMAGE_SIZE = "image-size"
 
 LARGEST_SHARD = 100_000_000
 _PARTICIPANT = re.compile(r"[0-9]{6}")
@@ -54,6 +59,36 @@ def from_record(record: ArrayRecord) -> Weights:
 def with_arrays(content: RecordDict, weights: Weights) -> RecordDict:
     """Return a message's content with other arrays; the argument, which may be shared, is kept."""
     return RecordDict({**content, ARRAYS: to_record(weights)})
+
+
+def put_terms(config: ConfigRecord, terms: Terms) -> None:
+    """Tell a participant, in its instruction, what the federation's images are."""
+    config[CLASSES] = list(terms.classes)
+    config[CHANNELS] = terms.format.channels
+    config[IMAGE_SIZE] = terms.format.size
+
+
+def terms_in(config: ConfigRecord) -> Terms:
+    """Return what an instruction says of the federation's images.
+
+    Raises:
+        ConfigError: It says nothing, or nothing that makes sense.
+    """
+    classes, channels = config.get(CLASSES), config.get(CHANNELS)
+    size = config.get(IMAGE_SIZE)
+    if (
+        not isinstance(classes, list)
+        or not all(isinstance(name, str) and name for name in classes)
+        or not 0 < len(set(classes)) == len(classes)
+        or channels not in (1, 3)
+        or not isinstance(size, int)
+        or not 0 < size <= LARGEST_SIDE
+    ):
+        raise ConfigError(
+            "the server does not say what classes and images the federation has; it runs another "
+            "version: ask the owner"
+        )
+    return Terms(tuple(map(str, classes)), ImageFormat(int(str(channels)), size))
 
 
 def participant(reply: Message) -> str:

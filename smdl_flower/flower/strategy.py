@@ -15,6 +15,7 @@ from smdl_flower.flower.averaging import Averaging
 from smdl_flower.flower.marking import Broadcast, Marker, Unmarked
 from smdl_flower.flower.privacy_record import PrivacyRecord
 from smdl_flower.flower.provenance import code_sha256
+from smdl_flower.own_images import Terms
 from smdl_flower.privacy.partition import PrivacyPartition
 from smdl_flower.weights import Weights
 
@@ -48,6 +49,7 @@ class RoundRules:
         partition: Only its GUARDED tensors come back and are aggregated; None: all do.
         privacy: Judges and keeps what participants declare about their noise, if it is asked for.
         averaging: What is released; training goes on with the plain model.
+        images: What participants with images of their own are told that these must be.
     """
 
     min_replies: int
@@ -56,6 +58,7 @@ class RoundRules:
     partition: PrivacyPartition | None = None
     privacy: PrivacyRecord | None = None
     averaging: Averaging = field(default_factory=lambda: Averaging("none", 0))
+    images: Terms | None = None
 
     def guarded(self, model: Weights) -> Weights:
         """Return the tensors that participants send back."""
@@ -145,6 +148,8 @@ class FingerprintStrategy(Strategy):
         config[records.LEARNING_RATE] = self._rules.learning_rate(number)
         if self._rules.partition:
             config[records.PARTITION_SHA256] = self._rules.partition.sha256()
+        if self._rules.images:
+            records.put_terms(config, self._rules.images)
         # The inner strategy knows of the GUARDED tensors only: it may compare what it sent with
         # what it gets. Participants get the whole model.
         guarded = records.to_record(self._rules.guarded(records.from_record(arrays)))
@@ -191,6 +196,8 @@ class FingerprintStrategy(Strategy):
         number = server_round + self._rules.completed
         if number >= self._progress.rounds:
             return []
+        if self._rules.images:
+            records.put_terms(config, self._rules.images)
         messages = list(self._inner.configure_evaluate(number, arrays, config, grid))
         self._mark(number + 1, arrays, messages)
         return messages

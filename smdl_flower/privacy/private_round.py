@@ -22,6 +22,7 @@ from smdl_flower.representation import Examples
 
 LEDGER_VARIABLE = "SMDL_LEDGER_DIR"
 CAP_VARIABLE = "SMDL_EPSILON_CAP"
+OWN_LEDGER = "own-images.jsonl"
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,11 @@ class Instruction:
 def open_ledger(run: RunConfig, participant: int, node: Mapping[str, Any]) -> Ledger:
     """Return the ledger of a participant's data set.
 
-    It is ``SOURCE-PARTICIPANT.jsonl`` in the node's ``ledger-dir`` or ``$SMDL_LEDGER_DIR``. The
-    node's ``epsilon-cap`` or ``$SMDL_EPSILON_CAP`` caps a new one; else the run's epsilon does.
+    It lies in the node's ``ledger-dir`` or ``$SMDL_LEDGER_DIR``. The node's ``epsilon-cap`` or
+    ``$SMDL_EPSILON_CAP`` caps a new one; else the run's epsilon does. Images that are dealt have
+    ``SOURCE-PARTICIPANT.jsonl``. An institution's own (``data-dir``) have one ledger whatever the
+    run, its source, the folder's path or the participant's number: none of these makes other
+    images of them, and a new name would be a new budget. Other images need another ``ledger-dir``.
 
     Raises:
         PrivacyError: Nobody said where ledgers are kept, or the cap is no number.
@@ -58,6 +62,8 @@ def open_ledger(run: RunConfig, participant: int, node: Mapping[str, Any]) -> Le
     except ValueError:
         raise PrivacyError(f"epsilon-cap: {cap!r} is no number") from None
     name = f"{run.data.source}-{participant:06d}.jsonl"
+    if node.get("data-dir"):
+        name = OWN_LEDGER
     return Ledger(Path(str(place)).expanduser() / name, cap=number, delta=run.privacy.delta)
 
 

@@ -61,7 +61,9 @@ def test_a_run_that_fails_on_the_simulation_engine_fails(smdl, home, tmp_path):
     )
     assert outcome.code == 2
     assert "0 valid replies of 10" in outcome.err
-    assert "too few for 10 participants" in outcome.err
+    assert "participants.log" in outcome.err
+    said = (tmp_path / "run" / "participants.log").read_text()
+    assert "too few for 10 participants" in said  # the server is told "data" only
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
     assert not (tmp_path / "run" / "copies").exists()
 

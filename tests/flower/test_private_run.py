@@ -212,11 +212,12 @@ def test_a_resumed_run_releases_the_same_average(place):
         assert json.loads(one)["loss"] == json.loads(other)["loss"]
 
 
-def test_participants_refuse_to_evaluate_in_a_private_run(place):
+def test_participants_refuse_to_evaluate_in_a_private_run(place, caplog):
     place("run")
     grid = inline.InlineGrid(client_app.app.app, 1, FLAT)
     inline.allow_messages()
     message = grid.create_message(RecordDict(), "evaluate", 1, "1")
     (reply,) = grid.send_and_receive([message])
     assert reply.has_error()
-    assert "would leave without noise" in str(reply.error.reason)
+    assert reply.error.reason == "privacy"
+    assert "would leave without noise" in caplog.text

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Starts the owner's server (Flower SuperLink). Stop it with Ctrl-C or SIGTERM.
 #   SMDL_HOME      the owner's home, with master key and registry   [default: ~/.smdl]
+#   SMDL_DATA_DIR  the owner's test images, one sub-folder per class, for data = "imagefolder"
 #   SMDL_BIND      address to listen at                             [default: 0.0.0.0]
 #   SMDL_PASSPHRASE_FILE  file whose first line opens the master key, if it is encrypted
 set -eu
@@ -9,6 +10,10 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 RAY_USAGE_STATS_ENABLED=0
 umask 077
 here=$(cd "$(dirname "$0")" && pwd)
 export FLWR_HOME="$here/state/flower" SMDL_HOME="${SMDL_HOME:-$HOME/.smdl}"
+if [ -n "${SMDL_DATA_DIR:-}" ]; then
+  SMDL_DATA_DIR=$(cd "$SMDL_DATA_DIR" && pwd)
+  export SMDL_DATA_DIR
+fi
 mkdir -p "$FLWR_HOME" "$here/state/empty"
 cd "$here/state/empty"
 exec flower-superlink \
