@@ -14,6 +14,7 @@ to coalitions of hundreds.
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 FULL_CARRIER_LIMIT = 1_000_000
 CHIPS = 65_536
 CHUNK = 1 << 17  # weights per step: a chunk's arrays stay in a core's cache
+PIECE = 1 << 13  # of a score; BLAS starts threads for longer products, which cost more than help
 
 
 @functools.cache
@@ -118,15 +120,26 @@ class Chips:
         return sums.astype(np.float32)
 
 
-def score(key: CustomerKey, direction: NDArray[np.float32]) -> float:
+def score(key: CustomerKey, direction: NDArray[np.floating[Any]]) -> float:
     """Return ``<g, q>`` of a customer's carrier g and a direction q, in double precision.
 
     Args:
         key: The customer's key in this campaign.
-        direction: q, as long as the carrier, of norm one if the result is to be a score z.
+        direction: q, as long as the carrier, of norm one if the result is to be a score z. In
+            double precision it is a little quicker, and the same.
     """
+    stream, table = key.stream("carrier"), _double_table()
     total = 0.0
-    for where, values in chunks(key, len(direction)):
-        # Not a BLAS product: on vectors this short its threads cost more than they save.
-        total += float(np.einsum("i,i->", values, direction[where], dtype=np.float64))
+    for start in range(0, len(direction), CHUNK):
+        chunk = direction[start : start + CHUNK]
+        words = stream.uint16(len(chunk))
+        for first in range(0, len(chunk), PIECE):
+            piece = slice(first, first + PIECE)
+            # Every 16-bit word is in the table: "clip" only spares numpy the check of each.
+            total += float(table.take(words[piece], mode="clip") @ chunk[piece])
     return total
+
+
+@functools.cache
+def _double_table() -> NDArray[np.float64]:
+    return value_table().astype(np.float64)

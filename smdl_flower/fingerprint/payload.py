@@ -18,6 +18,7 @@ from smdl_flower.fingerprint.carriers import CHUNK, deal
 from smdl_flower.fingerprint.keys import CampaignKey
 from smdl_flower.fingerprint.layout import Layout, Vector
 
+FEW = 1 << 14  # what numpy converts first, words and doubles, stays in a core's cache
 LEAST_WEIGHTS_PER_BIT = 16  # a group is empty with a chance of exp(-16), and then refused
 
 Groups = NDArray[np.uint16]
@@ -90,7 +91,11 @@ def sum_by_group(groups: Groups, values: Vector, length: int) -> GroupSums:
         >>> sum_by_group(np.array([0, 1, 0], np.uint16), np.ones(3, np.float32), 2).tolist()
         [2.0, 1.0]
     """
-    return np.bincount(groups, weights=values, minlength=length).astype(np.float64, copy=False)
+    sums = np.zeros(length)
+    for start in range(0, len(values), FEW):
+        piece = slice(start, start + FEW)
+        sums += np.bincount(groups[piece], weights=values[piece], minlength=length)
+    return sums
 
 
 def amplitude(size: int, length: int, energy: float) -> float:

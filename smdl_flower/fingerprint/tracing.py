@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from smdl_flower.fingerprint import carriers, codes
 from smdl_flower.fingerprint.accusation import Level, PayloadTest, carrier_log_p
 from smdl_flower.fingerprint.cancellation import cancel
@@ -18,7 +20,6 @@ from smdl_flower.fingerprint.decoders import DECODERS, Evidence
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
 from smdl_flower.fingerprint.keys import CustomerKey
-from smdl_flower.fingerprint.layout import Vector
 
 TESTS = 1 + len(DECODERS)
 STAGES = 32
@@ -111,7 +112,7 @@ class Comparator:
 
     def __init__(self, mark: Mark, reading: Reading, accused: Sequence[CustomerKey] = ()) -> None:
         self._mark, self._reading = mark, reading
-        self._direction: Vector = cancel(reading, accused)
+        self._direction = cancel(reading, accused).astype(np.float64)  # once, not per customer
         self._tests = payload_tests(mark, reading, accused)
 
     def after(self, accused: Sequence[CustomerKey]) -> "Comparator":
