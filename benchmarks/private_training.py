@@ -2,6 +2,7 @@
 
     python -m benchmarks.private_training select        # on a split of the training images
     python -m benchmarks.private_training measure OUT   # the scenarios, three seeds, test images
+    python -m benchmarks.private_training cifar10 JPEGS OUT   # on folders train/ and test/
     python -m benchmarks.private_training cost          # a noised step against a plain one
 
 ``select`` never sees a test image: it holds 800 of the 4,000 training images back, deals the others
@@ -10,9 +11,11 @@ runs the scenarios as they are, with the inline engine.
 """
 
 import json
+import shutil
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,28 +113,73 @@ def select() -> None:
 
 
 def measure(out: Path) -> None:
+    """Print accuracy and epsilon over three seeds, and whether an epsilon-3 copy is traced."""
     home = out / "home"
     if not home.exists():
         smdl(["init", "--home", str(home)])
     for name, changes in MEASURED.items():
-        accuracies, spent = [], []
-        for seed in (7, 8, 9):
-            folder = out / f"{name.replace(' ', '-')}-{seed}"
-            options = [w for c in [*changes, f"seed={seed}"] for w in ("--set", c)]
-            if not (folder / "run.json").exists():
-                scene = str(ROOT / "scenarios" / f"{name.split()[0]}.toml")
-                code = smdl(
-                    [
-                        *("simulate", scene, "--engine", "inline", "--home", str(home)),
-                        *("--out", str(folder), "--json", *options),
-                    ]
-                )
-                assert code == 0
-            last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
-            accuracies.append(100 * json.loads(last)["accuracy"])
-            spent.append(json.loads((folder / "privacy.json").read_text())["epsilon"])
-        shown = ", ".join(f"{a:.1f}" for a in accuracies)
-        print(f"RESULT {name}: {statistics.mean(accuracies):.2f} % ({shown}); epsilon {spent}")
+        runs = [
+            simulated(out, home, name, f"{name.replace(' ', '-')}-{seed}", *changes, f"seed={seed}")
+            for seed in (7, 8, 9)
+        ]
+        print(f"RESULT {name}: {summary(runs)}")
+        if name == "private-eps3":
+            for run in runs:
+                print(f"TRACED {name}, pruned by half and fine-tuned: {traced(home, run)}")
+
+
+def cifar10(folder: Path, out: Path) -> None:
+    """Print what CIFAR-10 reaches with and without noise, from JPEG folders ``train``, ``test``."""
+    images, home = out / "images", out / "home"
+    if not images.exists():
+        some_images(folder, images, {"train": 2000, "test": 200})
+    if not home.exists():
+        smdl(["init", "--home", str(home)])
+    changes = ("data=imagefolder", f"data-dir={images}")
+    clear = simulated(out, home, "no-privacy", "no-privacy", *changes)
+    noised = simulated(out, home, "private-eps8", "eps8", *changes, "privacy.shard-size=4000")
+    for name, run in (("no-privacy", clear), ("private-eps8", noised)):
+        print(f"RESULT CIFAR-10, 5 x 4,000 images, {name}: {summary([run])}")
+
+
+def some_images(folder: Path, images: Path, counts: dict[str, int]) -> None:
+    """Copy the first images of each class."""
+    for part, count in counts.items():
+        for group in sorted((folder / part).iterdir()):
+            (images / part / group.name).mkdir(parents=True)
+            for path in sorted(group.iterdir())[:count]:
+                shutil.copy(path, images / part / group.name)
+
+
+def simulated(out: Path, home: Path, name: str, folder: str, *changes: str) -> Path:
+    """Run a scenario with changes, unless that was done; return its folder."""
+    run = out / folder
+    if not (run / "run.json").exists():
+        scene = str(ROOT / "scenarios" / f"{name.split(maxsplit=1)[0]}.toml")
+        words = ["simulate", scene, "--engine", "inline", "--home", str(home), "--out", str(run)]
+        assert smdl([*words, "--json", *(w for c in changes for w in ("--set", c))]) == 0
+    return run
+
+
+def summary(runs: list[Path]) -> str:
+    """Accuracies and epsilons of runs, in words."""
+    lines = [(run / "metrics.jsonl").read_text().splitlines()[-1] for run in runs]
+    accuracies = [100 * json.loads(line)["accuracy"] for line in lines]
+    spent = [json.loads((run / "privacy.json").read_text())["epsilon"] for run in runs]
+    shown = ", ".join(f"{a:.1f}" for a in accuracies)
+    return f"{statistics.mean(accuracies):.2f} % ({shown}); epsilon {spent}"
+
+
+def traced(home: Path, run: Path) -> str:
+    """What ``smdl verify`` says of the first copy after a thief pruned and fine-tuned it."""
+    copy = sorted((run / "copies").iterdir())[0]
+    stolen, report = run / "stolen.safetensors", run / "evidence"
+    if not report.exists():
+        assert smdl(["attack", "prune-fine-tune", str(copy), "--out", str(stolen)]) == 0
+        smdl(["verify", str(stolen), "--home", str(home), "--report", str(report)])
+    verdict = json.loads((report / "verdict.json").read_text())
+    named = ", ".join(f"{a['customer']} log10 p {a['log10_p']:.0f}" for a in verdict["accused"])
+    return f"{copy.stem}: {named or 'nobody named'}"
 
 
 def cost() -> None:
@@ -158,4 +206,7 @@ def cost() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"select": select, "cost": cost}.get(sys.argv[1], lambda: measure(Path(sys.argv[2])))()
+    places = [Path(argument) for argument in sys.argv[2:]]
+    commands: dict[str, Callable[..., None]]
+    commands = {"select": select, "measure": measure, "cifar10": cifar10, "cost": cost}
+    commands[sys.argv[1]](*places)
