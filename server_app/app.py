@@ -9,6 +9,7 @@ from smdl_flower import config, models, own_images, training
 from smdl_flower.data import Images
 from smdl_flower.flower import checkpoint, owner, records, strategies
 from smdl_flower.flower.averaging import Averaging
+from smdl_flower.flower.presence import Presence
 from smdl_flower.flower.privacy_record import PrivacyRecord
 from smdl_flower.flower.run_folder import RunFolder, config_sha256, new_run_id
 from smdl_flower.flower.strategy import FingerprintStrategy, RoundObserver, RoundRules
@@ -48,6 +49,7 @@ def main(grid: Grid, context: Context) -> None:
             privacy=privacy,
             averaging=averaging,
             images=own_images.terms_of(images),
+            presence=Presence.of(run),
         )
         recorder = owner.RoundRecorder(folder, inner, averaging, settings, run_id)
         marker = owner.marker(home, run, spec, run_id, split.names(Label.PUBLIC))

@@ -95,6 +95,7 @@ class FederationConfig(Section):
     min_replies: Count = Field(alias="min-replies")
     min_images: Count = Field(alias="min-images")
     timeout: Positive = Field(alias="round-timeout")
+    connect_timeout: Positive = Field(alias="connect-timeout")
     fraction_train: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fraction-train")
     fraction_evaluate: Fraction = Field(alias="fraction-evaluate")
     strategy: str = Field(alias="strategy")

@@ -8,7 +8,7 @@ import typer
 
 from smdl_flower import own_images
 from smdl_flower.cli import progress, tables
-from smdl_flower.cli.options import JsonOption, SetOption, console, print_json
+from smdl_flower.cli.options import JsonOption, SetOption, console, messages, print_json
 from smdl_flower.cli.scenario import ScenarioArgument, load
 from smdl_flower.config import find_app
 from smdl_flower.deployment import checking, folders, running
@@ -22,6 +22,12 @@ app = typer.Typer(
 )
 
 FolderArgument = Annotated[Path, typer.Argument(help="Folder made by smdl deploy init.")]
+AtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at", help="HOST:PORT of the server itself, if participants reach it through a proxy."
+    ),
+]
 
 
 @app.command("init")
@@ -61,9 +67,9 @@ def check(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command("register")
-def register(folder: FolderArgument) -> None:
+def register(folder: FolderArgument, at: AtOption = None) -> None:
     """Admit the participants' keys at the running server."""
-    new = running.register(folders.load(folder))
+    new = running.register(folders.load(folder), at=at)
     console.print(f"Admitted: {', '.join(new)}" if new else "All participants were admitted before")
 
 
@@ -72,12 +78,15 @@ def run(
     scenario: ScenarioArgument,
     folder: Annotated[Path, typer.Option("--federation", help="Folder of the federation.")],
     assignments: SetOption = None,
+    at: AtOption = None,
 ) -> None:
     """Run a scenario at the participants and wait for its end."""
     flat, config = load(scenario, assignments)
     federation = folders.load(folder)
     with progress.of_rounds(config.federation.rounds) as round_done:
-        running.run(federation, find_app(scenario.parent), flat, round_done)
+        app = find_app(scenario.parent)
+        watch = running.Watch(begun=_say_who_is_missing, round_done=round_done)
+        running.run(federation, app, flat, at=at, watch=watch)
     console.print("The run is complete; its folder is in runs/ of the owner's home on the server")
 
 
@@ -121,6 +130,11 @@ def _data_document(found: Inspection, classes: list[str] | None) -> dict[str, ob
         "ignored": len(found.ignored),
         "problems": [asdict(problem) for problem in found.problems],
     }
+
+
+def _say_who_is_missing(names: list[str]) -> None:
+    if names:
+        messages.print(f"Not connected: {', '.join(names)}", markup=False, highlight=False)
 
 
 def _document(federation: folders.Federation, problems: list[str]) -> dict[str, object]:

@@ -1,40 +1,56 @@
 """Admit participants and run scenarios on the federation's server; remove what Flower stored."""
 
+import contextlib
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from smdl_flower import config
 from smdl_flower.config import FlatConfig
+from smdl_flower.deployment import admission
 from smdl_flower.deployment.folders import Federation
 from smdl_flower.errors import FederationError
-from smdl_flower.flower.control import CONNECTION, Control
-
-COMPLETED = "finished:completed"
+from smdl_flower.flower.control import Control
 
 
-def register(federation: Federation) -> list[str]:
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how a run goes.
+
+    Attributes:
+        begun: Told once who is not connected; the run has been submitted then.
+        round_done: Told the newest round that the server's log mentions.
+    """
+
+    begun: Callable[[list[str]], None] = lambda _: None
+    round_done: Callable[[int], None] = lambda _: None
+
+
+def register(federation: Federation, *, at: str | None = None) -> list[str]:
     """Admit all participants' keys at the running server; return who was new.
+
+    Args:
+        federation: Its server runs.
+        at: Host and port of the control API, if other than those that participants use.
 
     Raises:
         FederationError: The server is not reached, or refuses a key.
     """
-    with _control(federation) as control:
-        known = _registered(control)
-        new = [name for name in federation.participants if name not in known]
-        for name in new:
-            key = str(federation.public_key(name).resolve())
-            register_one = ("supernode", "register", key, CONNECTION)
-            control.call(*register_one, "--name", name, "--format", "json")
-    return new
+    with _control(federation, at) as control:
+        return admission.admit(federation, control)
 
 
 def run(
     federation: Federation,
     app: Path,
     run_config: FlatConfig,
-    round_done: Callable[[int], None] = lambda _: None,
+    *,
+    at: str | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Run the app at the participants, and wait for its end.
 
@@ -42,41 +58,52 @@ def run(
         federation: Its server runs, and participants have been admitted.
         app: Directory of the Flower app.
         run_config: All keys.
-        round_done: Told the newest round that the server's log mentions.
+        at: Host and port of the control API, if other than those that participants use.
+        watch: Told how it goes.
 
     Raises:
-        FederationError: The server is not reached, or the run did not complete.
+        FederationError: The server is not reached, too few participants are connected, or the run
+            did not complete.
     """
-    with _control(federation) as control:
+    told = watch or Watch()
+    least = config.parse(run_config).federation.min_replies
+    with _control(federation, at) as control:
+        missing = admission.require_connected(federation, control, least=least)
         run_id = control.submit(app, run_config)
-        status = control.wait(run_id, lambda: round_done(control.current_round(run_id)))
-        if status != COMPLETED:
+        told.begun(missing)
+        end = control.wait(run_id, lambda: told.round_done(control.current_round(run_id)))
+        if not end.completed:
             raise FederationError(
-                f"run {run_id} ended as {status}; see run.json in its folder on the server, or: "
-                f"flwr log {run_id}"
+                f"run {run_id} ended as {end.status}: {end.details or 'Flower says no more'}"
             )
 
 
 def clean(federation: Federation) -> bool:
     """Remove what Flower stored at the server, models included; return whether there was any.
 
-    The server must be stopped: participants are admitted anew when it starts again.
+    Participants are admitted anew when the server starts again.
+
+    Raises:
+        FederationError: The server runs: it would go on writing into what was removed.
     """
+    if any(_listens(host, federation.port) for host in {federation.server, "127.0.0.1"}):
+        raise FederationError(
+            f"the server still listens at port {federation.port}; stop it first, then clean"
+        )
     if not federation.state.exists():
         return False
     shutil.rmtree(federation.state)
     return True
 
 
-def _registered(control: Control) -> set[str]:
-    nodes = control.call("supernode", "list", CONNECTION, "--format", "json").get("nodes", [])
-    if not isinstance(nodes, list):
-        raise FederationError(f"flwr supernode list: unexpected answer {nodes!r}")
-    return {str(node.get("name")) for node in nodes}
+def _listens(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+        return True
+    return False
 
 
 @contextmanager
-def _control(federation: Federation) -> Iterator[Control]:
+def _control(federation: Federation, at: str | None) -> Iterator[Control]:
     with tempfile.TemporaryDirectory(prefix="smdl-deploy-") as name:
         authority = federation.owner / "ca.crt"
-        yield Control.to(federation.address, Path(name), root_certificates=authority)
+        yield Control.to(at or federation.address, Path(name), root_certificates=authority)

@@ -20,6 +20,7 @@ from smdl_flower.errors import FederationError
 
 CONNECTION = "own"
 POLL_SECONDS = 5.0
+POLLS_PER_LOG = 3  # each command of Flower's is a process of more than a second of computing
 # Flower's own defaults send telemetry, ask for updates, and install all dependencies anew per run.
 QUIET_FLOWER = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -29,6 +30,29 @@ QUIET_FLOWER = {
     "HF_HUB_OFFLINE": "1",
 }
 _ROUND = re.compile(r"\[ROUND (\d+)/\d+\]")
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run is doing, as Flower says it.
+
+    Attributes:
+        status: ``running``, ``finished:completed`` ...
+        details: Why it failed; empty if Flower does not say.
+    """
+
+    status: str
+    details: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status.startswith("finished") or self.status == "unknown"
+
+    @property
+    def completed(self) -> bool:
+        """Whether it did all that was asked."""
+        return self.status == "finished:completed"
 
 
 @dataclass(frozen=True)
@@ -96,25 +120,38 @@ class Control:
         )
         return str(answer["run-id"])
 
-    def wait(self, run_id: str, each: Callable[[], None] = lambda: None) -> str:
-        """Poll until a run has ended and return its status, ``finished:completed`` if all is well.
+    def wait(self, run_id: str, each: Callable[[], None] = lambda: None) -> RunEnd:
+        """Poll until a run has ended, and return how.
 
         Args:
             run_id: From :meth:`submit`.
-            each: Called at each poll.
+            each: Called at every third poll, and at the end.
         """
-        while True:
-            listed = self.call("list", CONNECTION, "--run-id", run_id, "--format", "json")["runs"]
-            status = str(listed[0]["status"]) if isinstance(listed, list) and listed else "unknown"
-            each()
-            if status.startswith("finished") or status == "unknown":
-                return status
+        polls = 0
+        while not (end := self.status(run_id)).ended:
+            if polls % POLLS_PER_LOG == 0:
+                each()
+            polls += 1
             time.sleep(POLL_SECONDS)
+        each()
+        return end
+
+    def status(self, run_id: str) -> RunEnd:
+        """Return how a run is doing."""
+        runs = self.call("list", CONNECTION, "--run-id", run_id, "--format", "json")["runs"]
+        if not isinstance(runs, list) or not runs:
+            return RunEnd("unknown", "Flower does not list it")
+        details = str(runs[0].get("status-details") or "")
+        return RunEnd(str(runs[0]["status"]), "" if details == "N/A" else details)
 
     def current_round(self, run_id: str) -> int:
         """Return the newest round that a run's log mentions; 0 if none."""
+        return max((int(number) for number in _ROUND.findall(self.log(run_id))), default=0)
+
+    def log(self, run_id: str) -> str:
+        """Return what a run has logged at the server."""
         done = self._run("log", run_id, CONNECTION, "--show")
-        return max((int(number) for number in _ROUND.findall(done.stdout + done.stderr)), default=0)
+        return done.stdout + done.stderr
 
     def call(self, *arguments: str) -> dict[str, object]:
         """Run ``flwr`` with arguments that make it print JSON, and return that.

@@ -57,9 +57,9 @@ def run(
             *(app, run_config, f"num-supernodes={participants}"),
             *("client-resources-num-cpus=1", f"init-args-num-cpus={cpus}"),
         )
-        status = control.wait(run_id)
-        if status != "finished:completed":
-            raise FederationError(f"Flower reports {status}; its log ends:\n{_log_tail(log)}")
+        end = control.wait(run_id)
+        if not end.completed:
+            raise FederationError(f"Flower reports {end.status}; its log ends:\n{_log_tail(log)}")
 
 
 @contextmanager

@@ -31,15 +31,15 @@ def build(config: RunConfig) -> Strategy:
     check(config)
     federation = config.federation
     factory = _FACTORIES[federation.strategy]
-    asked = max(1, int(config.data.participants * federation.fraction_train))
     return factory(
         federation,
         {
             "fraction_train": federation.fraction_train,
             "fraction_evaluate": federation.fraction_evaluate,
-            "min_train_nodes": asked,
+            # Flower waits for these without end; presence.py has waited for more, with an end.
+            "min_train_nodes": federation.min_replies,
             "min_evaluate_nodes": 1,
-            "min_available_nodes": config.data.participants,
+            "min_available_nodes": federation.min_replies,
         },
     )
 

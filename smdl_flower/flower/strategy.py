@@ -13,6 +13,7 @@ from smdl_flower.errors import FederationError, PrivacyError
 from smdl_flower.flower import records
 from smdl_flower.flower.averaging import Averaging
 from smdl_flower.flower.marking import Broadcast, Marker, Unmarked
+from smdl_flower.flower.presence import Presence
 from smdl_flower.flower.privacy_record import PrivacyRecord
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.own_images import Terms
@@ -50,6 +51,7 @@ class RoundRules:
         privacy: Judges and keeps what participants declare about their noise, if it is asked for.
         averaging: What is released; training goes on with the plain model.
         images: What participants with images of their own are told that these must be.
+        presence: Whom a round waits for; None: as the inner strategy does.
     """
 
     min_replies: int
@@ -59,6 +61,7 @@ class RoundRules:
     privacy: PrivacyRecord | None = None
     averaging: Averaging = field(default_factory=lambda: Averaging("none", 0))
     images: Terms | None = None
+    presence: Presence | None = None
 
     def guarded(self, model: Weights) -> Weights:
         """Return the tensors that participants send back."""
@@ -145,6 +148,7 @@ class FingerprintStrategy(Strategy):
     ) -> Iterable[Message]:
         """Let the inner strategy choose nodes, set the learning rate, and mark what is sent."""
         number = server_round + self._rules.completed
+        self._await_nodes(grid, first=server_round == 1)
         config[records.LEARNING_RATE] = self._rules.learning_rate(number)
         if self._rules.partition:
             config[records.PARTITION_SHA256] = self._rules.partition.sha256()
@@ -198,6 +202,7 @@ class FingerprintStrategy(Strategy):
             return []
         if self._rules.images:
             records.put_terms(config, self._rules.images)
+        self._await_nodes(grid, first=False)
         messages = list(self._inner.configure_evaluate(number, arrays, config, grid))
         self._mark(number + 1, arrays, messages)
         return messages
@@ -223,6 +228,10 @@ class FingerprintStrategy(Strategy):
         """Log the inner strategy's settings and ours."""
         log.info("training with %s, then fingerprinting", type(self._inner).__name__)
         self._inner.summary()
+
+    def _await_nodes(self, grid: Grid, *, first: bool) -> None:
+        if self._rules.presence:
+            self._rules.presence.await_round(grid, first=first)
 
     def _after_round(
         self, round_here: int, arrays: ArrayRecord, evaluate_fn: EvaluateFn | None

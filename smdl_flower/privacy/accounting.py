@@ -3,6 +3,9 @@
 Renyi accounting of the sampled Gaussian mechanism (Mironov, Talwar & Zhang, 1908.10530), by Opacus,
 for add-or-remove-one-image neighbours. Its conversion to epsilon (Balle et al., 1905.09982) takes
 the best of a list of orders; ours goes on where Opacus' own list ends, which can only tighten it.
+
+Opacus is imported where it is used: it takes two seconds, and in a deployment Flower starts a new
+process for each message, of runs without ``dp`` too.
 """
 
 import functools
@@ -13,8 +16,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from opacus.accountants import PRVAccountant, RDPAccountant
-from opacus.accountants.utils import get_noise_multiplier
 
 from smdl_flower.config import RunConfig
 
@@ -57,6 +58,8 @@ def epsilon_prv(history: Iterable[Steps], delta: float) -> float:
 
     Seconds; for reports only, never for deciding.
     """
+    from opacus.accountants import PRVAccountant  # noqa: PLC0415
+
     accountant = PRVAccountant()
     accountant.history = list(_merged(history))
     if not accountant.history:
@@ -86,6 +89,8 @@ def version() -> str:
 
 @functools.lru_cache(maxsize=64)
 def _sigma(target: float, delta: float, sample_rate: float, steps: int) -> float:
+    from opacus.accountants.utils import get_noise_multiplier  # noqa: PLC0415
+
     return float(
         get_noise_multiplier(
             target_epsilon=target,
@@ -101,6 +106,8 @@ def _sigma(target: float, delta: float, sample_rate: float, steps: int) -> float
 
 @functools.lru_cache(maxsize=4096)
 def _epsilon(history: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    from opacus.accountants import RDPAccountant  # noqa: PLC0415
+
     accountant = RDPAccountant()
     accountant.history = list(history)
     return max(0.0, float(accountant.get_epsilon(delta=delta, alphas=ORDERS)))

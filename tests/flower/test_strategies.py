@@ -23,6 +23,7 @@ def test_a_robust_strategy_that_could_not_hold_its_promise_is_refused(name, need
     assert build(**settings, **{"min-replies": needed}).num_malicious_nodes == 1
 
 
-def test_all_participants_are_asked_each_round():
-    strategy = build(**{"num-participants": 7})
-    assert strategy.min_available_nodes == strategy.min_train_nodes == 7
+def test_flower_waits_for_no_more_nodes_than_a_round_needs():
+    """It waits without end; :mod:`presence` waits for the others, with an end."""
+    strategy = build(**{"num-participants": 7, "min-replies": 4})
+    assert strategy.min_available_nodes == strategy.min_train_nodes == 4

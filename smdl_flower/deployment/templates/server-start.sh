@@ -3,6 +3,7 @@
 #   SMDL_HOME      the owner's home, with master key and registry   [default: ~/.smdl]
 #   SMDL_DATA_DIR  the owner's test images, one sub-folder per class, for data = "imagefolder"
 #   SMDL_BIND      address to listen at                             [default: 0.0.0.0]
+#   SMDL_PORT      port to listen at                                [default: {{ port }}]
 #   SMDL_PASSPHRASE_FILE  file whose first line opens the master key, if it is encrypted
 set -eu
 export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
@@ -20,4 +21,4 @@ exec flower-superlink \
   --ssl-ca-certfile "$here/ca.crt" --ssl-certfile "$here/server.crt" \
   --ssl-keyfile "$here/server.key" --enable-supernode-auth \
   --database "$here/state/superlink.db" --disable-runtime-dependency-installation \
-  --host "${SMDL_BIND:-0.0.0.0}" --port {{ port }}
+  --host "${SMDL_BIND:-0.0.0.0}" --port "${SMDL_PORT:-{{ port }}}"
