@@ -52,6 +52,13 @@ class SuspectFileError(SmdlError):
     exit_code: ClassVar[int] = 3
 
 
+class SealError(SmdlError):
+    """Something sealed was altered, cut off, or is meant for somebody or something else."""
+
+    exit_code: ClassVar[int] = 3
+    told = "seal"
+
+
 class IntegrityError(SmdlError):
     """Key, registry or vault are not as the owner left them: no verdict may rest on them."""
 
@@ -66,6 +73,10 @@ class NotComparableError(SmdlError):
 
 class FederationError(SmdlError):
     """A federated run failed: too few valid replies, no model came back, or Flower reported it."""
+
+
+class DeliveryError(SmdlError):
+    """A copy was not handed over; the message may be sent to the other side as it is."""
 
 
 class PrivacyError(SmdlError):

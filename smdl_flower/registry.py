@@ -1,45 +1,29 @@
-"""Who was given which model: an append-only, authenticated log in a database.
+"""Who was given which model: an append-only, authenticated log (:mod:`smdl_flower.chain`).
 
 Customers and the copies issued to them; participants and the models they were sent in training.
-
-Each entry carries an HMAC over itself and its predecessor's HMAC, under a key derived from the
-master key. How many entries there are, and the newest HMAC, is kept in a head file beside the key,
-authenticated too. So an entry that was changed, inserted, reordered or removed is noticed
-before any verdict rests on it. (Restoring database *and* head file from an old backup is not;
-publish commitments against that.)
-
-Any SQLAlchemy URL works; SQLite is the default.
 """
 
 import datetime
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
 
-from smdl_flower import files
+from smdl_flower.chain import Append, Chain
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
+from smdl_flower.nodekeys import NodePublicKey
 
-FORMAT = "smdl-registry/1"
 NODES_PER_ENTRY = 1000  # some databases hold no more than 64 KiB in a text
 
-_TABLE = sql.Table(
-    "smdl_registry_1",
-    sql.MetaData(),
-    sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("kind", sql.String(16), nullable=False),
-    sql.Column("body", sql.Text, nullable=False),
-    sql.Column("mac", sql.String(64), nullable=False),
-)
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_FIRST_MAC = bytes(32)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -84,21 +68,42 @@ class BroadcastRecord:
     nodes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class DeliveryRecord:
+    """A copy that its customer's node signed for.
+
+    Attributes:
+        model_id: Of the base model.
+        customer: Whose copy it is.
+        weights_sha256: Digest of its weights.
+        run: Id of the run.
+        statement: What the node signed (:meth:`smdl_flower.delivery.Session.statement`).
+        signature: By the customer's key, hexadecimal.
+        delivered_at: UTC, ISO 8601.
+    """
+
+    model_id: str
+    customer: str
+    weights_sha256: str
+    run: str
+    statement: tuple[str, ...]
+    signature: str
+    delivered_at: str = field(default_factory=_now)
+
+
 @dataclass
 class _State:
     """What the log says when read from the start."""
 
     customers: list[str] = field(default_factory=list)
+    keys: dict[str, NodePublicKey] = field(default_factory=dict)
+    key_holders: dict[NodePublicKey, str] = field(default_factory=dict)  # replaced keys too
     models: dict[str, str] = field(default_factory=dict)
     copies: dict[tuple[str, str], CopyRecord] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str] = field(default_factory=dict)
     broadcasts: dict[tuple[str, str, int], BroadcastRecord] = field(default_factory=dict)
     participants: dict[tuple[str, str], str] = field(default_factory=dict)
-    macs: list[bytes] = field(default_factory=lambda: [_FIRST_MAC])
-
-    @property
-    def entries(self) -> int:
-        return len(self.macs) - 1
+    deliveries: list[DeliveryRecord] = field(default_factory=list)
 
 
 class Registry:
@@ -115,13 +120,7 @@ class Registry:
     """
 
     def __init__(self, url: str | sql.URL, key: OwnerKey, head: Path) -> None:
-        try:
-            self._engine = _engine(url)
-        except (sql.exc.ArgumentError, ImportError) as error:
-            raise ConfigError(f"registry: not a usable database URL ({error})") from None
-        self._key = key
-        self._head = head
-        self._state = _State()  # of the entries checked so far
+        self._chain = Chain(url, key, head, empty=_State, apply=_apply)
 
     @classmethod
     def create(cls, url: str | sql.URL, key: OwnerKey, head: Path) -> "Registry":
@@ -131,29 +130,29 @@ class Registry:
             ConfigError: The database already holds one, or cannot be reached.
         """
         registry = cls(url, key, head)
-        try:
-            with registry._engine.begin() as connection:
-                _TABLE.create(connection)
-        except sql.exc.SQLAlchemyError as error:
-            raise ConfigError(
-                f"registry: cannot be created, or is there already ({_first_line(error)})"
-            ) from None
-        registry._write_head(_State())
+        registry._chain.create()
         return registry
 
     def customers(self) -> tuple[str, ...]:
         """Return all customers in the order they were added."""
-        return tuple(self._read().customers)
+        return tuple(self._chain.read().customers)
 
-    def add_customers(self, names: Sequence[str]) -> None:
+    def add_customers(
+        self, names: Sequence[str], keys: Mapping[str, NodePublicKey] | None = None
+    ) -> None:
         """Add customers, all or none of them.
+
+        Args:
+            names: Of all that are to be added.
+            keys: Public keys of some of them.
 
         Raises:
             ConfigError: A name is unfit for a file name, given twice, or taken already (names
-                that differ only in case count as the same: file systems may not tell them apart).
+                that differ only in case count as the same: file systems may not tell them apart);
+                or a key is another customer's.
         """
         check_names(names)
-        with self._writing() as (state, append):
+        with self._chain.writing() as (state, append):
             taken = {name.casefold() for name in state.customers}
             for name in names:
                 if name.casefold() in taken:
@@ -161,10 +160,25 @@ class Registry:
                 taken.add(name.casefold())
             for name in names:
                 append("customer", {"name": name})
+            for name, key in (keys or {}).items():
+                _give_key(state, append, name, key)
+
+    def public_keys(self) -> dict[str, NodePublicKey]:
+        """Return the customers' public keys, of those that have one."""
+        return dict(self._chain.read().keys)
+
+    def set_key(self, customer: str, key: NodePublicKey) -> None:
+        """Give a customer a public key, in place of the one it may have.
+
+        Raises:
+            ConfigError: No such customer, or the key is or was another customer's.
+        """
+        with self._chain.writing() as (state, append):
+            _give_key(state, append, customer, key)
 
     def models(self) -> dict[str, str]:
         """Return the base models: model id -> SHA-256 of its manifest in the vault."""
-        return dict(self._read().models)
+        return dict(self._chain.read().models)
 
     def record_model(self, model_id: str, manifest_sha256: str) -> None:
         """Record a base model; the same one twice is recorded once.
@@ -172,7 +186,7 @@ class Registry:
         Raises:
             IntegrityError: It was recorded with another manifest.
         """
-        with self._writing() as (state, append):
+        with self._chain.writing() as (state, append):
             known = state.models.get(model_id)
             if known is None:
                 append("model", {"model_id": model_id, "manifest_sha256": manifest_sha256})
@@ -181,7 +195,7 @@ class Registry:
 
     def copies(self, model_id: str) -> tuple[CopyRecord, ...]:
         """Return the copies issued of a model, in order of issue."""
-        return tuple(c for c in self._read().copies.values() if c.model_id == model_id)
+        return tuple(c for c in self._chain.read().copies.values() if c.model_id == model_id)
 
     def record_copy(self, model_id: str, customer: str, weights_sha256: str) -> CopyRecord:
         """Record a copy *before* it is handed out; the same copy twice is recorded once.
@@ -190,9 +204,8 @@ class Registry:
             ConfigError: No such customer.
             IntegrityError: The customer has another copy of that model.
         """
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        copy = CopyRecord(model_id, customer, weights_sha256, now)
-        with self._writing() as (state, append):
+        copy = CopyRecord(model_id, customer, weights_sha256, _now())
+        with self._chain.writing() as (state, append):
             if customer not in state.customers:
                 raise ConfigError(f"customer {customer!r} is unknown; add it first")
             known = state.copies.get((model_id, customer))
@@ -204,9 +217,25 @@ class Registry:
 
     def record_refusal(self, model_id: str, customer: str, reason: str) -> None:
         """Record that a customer's copy was made and failed its checks; once per customer."""
-        with self._writing() as (state, append):
+        with self._chain.writing() as (state, append):
             if (model_id, customer) not in state.refusals:
                 append("refusal", {"model_id": model_id, "customer": customer, "reason": reason})
+
+    def record_delivery(self, record: DeliveryRecord) -> None:
+        """Record that a customer signed for its copy.
+
+        Raises:
+            IntegrityError: That copy was never issued to it.
+        """
+        with self._chain.writing() as (state, append):
+            issued = state.copies.get((record.model_id, record.customer))
+            if issued is None or issued.weights_sha256 != record.weights_sha256:
+                raise IntegrityError(f"the copy was never issued to {record.customer!r}")
+            append("delivery", {**asdict(record), "statement": list(record.statement)})
+
+    def deliveries(self) -> tuple[DeliveryRecord, ...]:
+        """Return all deliveries, in order."""
+        return tuple(self._chain.read().deliveries)
 
     def words(self, model_id: str) -> int:
         """Return how many customers' words were ever derived for a model, refused ones included.
@@ -214,16 +243,16 @@ class Registry:
         Leaving out those that failed their check would be a selection, which the bound does not
         cover (assumption A4).
         """
-        state = self._read()
+        state = self._chain.read()
         return len({c for m, c in (*state.copies, *state.refusals) if m == model_id})
 
     def broadcasts(self) -> tuple[BroadcastRecord, ...]:
         """Return the models sent in training, in order, one record for each run and round."""
-        return tuple(self._read().broadcasts.values())
+        return tuple(self._chain.read().broadcasts.values())
 
     def record_broadcast(self, record: BroadcastRecord) -> None:
         """Record a model *before* it is sent; to whom it was sent already is recorded once."""
-        with self._writing() as (state, append):
+        with self._chain.writing() as (state, append):
             known = state.broadcasts.get((record.model_sha256, record.run, record.round))
             sent = set(known.nodes) if known else set()
             nodes = [node for node in record.nodes if node not in sent]
@@ -235,132 +264,88 @@ class Registry:
 
     def broadcast_words(self) -> int:
         """Return how many participants' words were ever derived, of all models together."""
-        sent = self._read().broadcasts.values()
+        sent = self._chain.read().broadcasts.values()
         return len({(r.model_sha256, r.public, node) for r in sent for node in r.nodes})
 
     def participant(self, run: str, node: str) -> str | None:
         """Return which participant a node of a run said it is; None if it never answered."""
-        return self._read().participants.get((run, node))
+        return self._chain.read().participants.get((run, node))
 
     def record_participants(self, run: str, participants: Mapping[str, str]) -> None:
         """Record which participant each node says it is; its first word counts."""
-        with self._writing() as (state, append):
+        with self._chain.writing() as (state, append):
             for node, participant in participants.items():
                 if (run, node) not in state.participants:
                     append("participant", {"run": run, "node": node, "participant": participant})
 
-    # ------------------------------------------------------------------------------- the log
 
-    def _read(self) -> _State:
-        try:
-            with self._connection() as connection:
-                return self._replay(connection)
-        except BaseException:
-            self._state = _State()
-            raise
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[_State, Any]]:
-        """One transaction: the checked state, and a function that appends an entry to it."""
-        try:
-            with self._connection() as connection:
-                state = self._replay(connection)
-
-                def append(kind: str, body: dict[str, Any]) -> None:
-                    text = json.dumps(body, sort_keys=True)
-                    mac = self._mac(state.entries, kind, text, state.macs[-1])
-                    row = {"number": state.entries, "kind": kind, "body": text, "mac": mac.hex()}
-                    connection.execute(_TABLE.insert().values(row))
-                    _apply(state, kind, body)
-                    state.macs.append(mac)
-
-                yield state, append
-        except BaseException:
-            self._state = _State()  # what was appended is rolled back: read it all anew
-            raise
-        # After the commit: a head that lags behind a complete log is accepted, the reverse is not.
-        self._write_head(state)
-
-    @contextmanager
-    def _connection(self) -> Iterator[sql.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except sql.exc.SQLAlchemyError as error:
-            reason = _first_line(error)
-            if "locked" in reason:
-                raise ConfigError("registry: another process keeps it busy; try again") from None
-            raise IntegrityError(f"registry: cannot be used ({reason})") from None
-
-    def _replay(self, connection: sql.Connection) -> _State:
-        state = self._state
-        added = _TABLE.select().where(_TABLE.c.number >= state.entries).order_by(_TABLE.c.number)
-        for row in connection.execute(added):
-            expected = self._mac(state.entries, row.kind, row.body, state.macs[-1])
-            if row.number != state.entries or row.mac != expected.hex():
-                raise IntegrityError(
-                    f"registry: entry {row.number} was changed, moved or follows a removed one; "
-                    "restore the registry from a backup"
-                )
-            _apply(state, row.kind, json.loads(row.body))
-            state.macs.append(expected)
-        entries, mac = self._read_head()
-        if entries > state.entries:
-            raise IntegrityError(
-                f"registry: {state.entries} entries, {entries} were written; restore it"
-            )
-        if mac != state.macs[entries].hex():
-            raise IntegrityError("registry: does not belong to the head file beside the key")
-        return state
-
-    def _mac(self, number: int, kind: str, body: str, previous: bytes) -> bytes:
-        message = previous + json.dumps([FORMAT, number, kind, body]).encode()
-        return self._key.authenticate("registry", message)
-
-    def _write_head(self, state: _State) -> None:
-        # Another process may have written a newer one since our transaction ended.
-        if self._head.exists() and self._read_head()[0] >= state.entries:
-            return
-        last = state.macs[-1].hex()
-        seal = self._seal(state.entries, last)
-        document = {"format": FORMAT, "entries": state.entries, "mac": last, "seal": seal}
-        files.write_json(self._head, document)
-
-    def _read_head(self) -> tuple[int, str]:
-        try:
-            document = json.loads(self._head.read_bytes())
-            entries, mac, seal = document["entries"], document["mac"], document["seal"]
-            if type(entries) is not int or entries < 0 or seal != self._seal(entries, mac):
-                raise ValueError("seal")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise IntegrityError(f"{self._head}: missing or not as written; restore it") from None
-        return entries, mac
-
-    def _seal(self, entries: int, mac: str) -> str:
-        message = json.dumps([FORMAT, entries, mac]).encode()
-        return self._key.authenticate("registry-head", message).hex()
+def _give_key(state: _State, append: Append, customer: str, key: NodePublicKey) -> None:
+    if customer not in state.customers:
+        raise ConfigError(f"customer {customer!r} is unknown; add it first")
+    holder = state.key_holders.get(key, customer)
+    if holder != customer:
+        raise ConfigError(
+            f"the public key of {customer!r} is that of {holder!r}: one key, one name"
+        )
+    if state.keys.get(customer) != key:
+        append("key", {"customer": customer, "public_key": key.text})
 
 
 def _apply(state: _State, kind: str, body: dict[str, Any]) -> None:
-    if kind == "customer":
-        state.customers.append(body["name"])
-    elif kind == "model":
-        state.models[body["model_id"]] = body["manifest_sha256"]
-    elif kind == "copy":
-        copy = CopyRecord(**body)
-        state.copies[copy.model_id, copy.customer] = copy
-    elif kind == "refusal":
-        state.refusals[body["model_id"], body["customer"]] = body["reason"]
-    elif kind == "broadcast":
-        lists = {name: tuple(body[name]) for name in ("nodes", "public")}
-        record = BroadcastRecord(**{**body, **lists})
-        where = (record.model_sha256, record.run, record.round)
-        earlier = state.broadcasts.get(where, replace(record, nodes=()))
-        state.broadcasts[where] = replace(record, nodes=earlier.nodes + record.nodes)
-    elif kind == "participant":
-        state.participants[body["run"], body["node"]] = body["participant"]
-    else:
+    if kind not in _APPLY:
         raise IntegrityError(f"registry: entry of kind {kind!r}; written by a newer smdl-flower?")
+    _APPLY[kind](state, body)
+
+
+def _apply_customer(state: _State, body: dict[str, Any]) -> None:
+    state.customers.append(body["name"])
+
+
+def _apply_key(state: _State, body: dict[str, Any]) -> None:
+    key = NodePublicKey(body["public_key"])
+    state.keys[body["customer"]] = key
+    state.key_holders[key] = body["customer"]
+
+
+def _apply_model(state: _State, body: dict[str, Any]) -> None:
+    state.models[body["model_id"]] = body["manifest_sha256"]
+
+
+def _apply_copy(state: _State, body: dict[str, Any]) -> None:
+    copy = CopyRecord(**body)
+    state.copies[copy.model_id, copy.customer] = copy
+
+
+def _apply_refusal(state: _State, body: dict[str, Any]) -> None:
+    state.refusals[body["model_id"], body["customer"]] = body["reason"]
+
+
+def _apply_delivery(state: _State, body: dict[str, Any]) -> None:
+    state.deliveries.append(DeliveryRecord(**{**body, "statement": tuple(body["statement"])}))
+
+
+def _apply_broadcast(state: _State, body: dict[str, Any]) -> None:
+    lists = {name: tuple(body[name]) for name in ("nodes", "public")}
+    record = BroadcastRecord(**{**body, **lists})
+    where = (record.model_sha256, record.run, record.round)
+    earlier = state.broadcasts.get(where, replace(record, nodes=()))
+    state.broadcasts[where] = replace(record, nodes=earlier.nodes + record.nodes)
+
+
+def _apply_participant(state: _State, body: dict[str, Any]) -> None:
+    state.participants[body["run"], body["node"]] = body["participant"]
+
+
+_APPLY = {
+    "customer": _apply_customer,
+    "key": _apply_key,
+    "model": _apply_model,
+    "copy": _apply_copy,
+    "refusal": _apply_refusal,
+    "delivery": _apply_delivery,
+    "broadcast": _apply_broadcast,
+    "participant": _apply_participant,
+}
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -371,24 +356,3 @@ def check_names(names: Iterable[str]) -> None:
                 f"customer {name[:80]!r}: use 1 to 64 letters, digits, dots, dashes and "
                 "underscores, a letter or digit first (it names the copy's file)"
             )
-
-
-def _engine(url: str | sql.URL) -> sql.Engine:
-    engine = sql.create_engine(url, poolclass=sql.pool.NullPool)  # nothing stays open
-    if engine.dialect.name == "sqlite":
-        # One writer at a time, from its first read on: two processes that issue at once must not
-        # continue the chain from the same entry. The driver's own BEGIN comes too late for that.
-        @sql.event.listens_for(engine, "connect")
-        def _no_implicit_begin(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None
-            connection.execute("PRAGMA busy_timeout = 60000")
-
-        @sql.event.listens_for(engine, "begin")
-        def _begin_immediate(connection: sql.Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

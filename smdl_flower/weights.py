@@ -79,14 +79,27 @@ def read(path: Path, limits: Limits | None = None) -> ModelFile:
         >>> read(path).weights["layer.weight"].tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    content = _read_bytes(path, limits or Limits())
-    metadata = _checked_header(path, content, limits or Limits()).get("__metadata__", {})
+    return parse(_read_bytes(path, limits or Limits()), str(path), limits)
+
+
+def parse(content: bytes, source: str, limits: Limits | None = None) -> ModelFile:
+    """Read the content of a safetensors file that may be hostile; see :func:`read`.
+
+    Args:
+        content: All of it.
+        source: What to call it in an error.
+        limits: What it may claim.
+
+    Raises:
+        SuspectFileError: As for :func:`read`.
+    """
+    metadata = _checked_header(source, content, limits or Limits()).get("__metadata__", {})
     try:
         tensors = safetensors.deserialize(content)  # checks offsets against each other and the file
     except safetensors.SafetensorError as error:
         reason = _quoted(str(error), 200)  # may repeat names from the file
-        raise SuspectFileError(f"{path}: not a valid safetensors file ({reason})") from None
-    arrays = {name: _to_float32(path, name, tensor) for name, tensor in tensors}
+        raise SuspectFileError(f"{source}: not a valid safetensors file ({reason})") from None
+    arrays = {name: _to_float32(source, name, tensor) for name, tensor in tensors}
     return ModelFile(arrays, metadata, hashlib.sha256(content).hexdigest())
 
 
@@ -102,10 +115,16 @@ def write(
     Raises:
         OutputExistsError: The file exists and ``replace`` is false.
     """
+    files.write(path, to_bytes(weights, metadata), replace=replace)
+
+
+def to_bytes(
+    weights: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the content of a safetensors file."""
     # Not ascontiguousarray, which turns a number into a vector of one.
     contiguous = {name: np.asarray(array, order="C") for name, array in weights.items()}
-    content = safetensors.numpy.save(contiguous, dict(metadata) if metadata else None)
-    files.write(path, content, replace=replace)
+    return safetensors.numpy.save(contiguous, dict(metadata) if metadata else None)
 
 
 def digest(weights: Mapping[str, NDArray[np.float32]]) -> str:
@@ -148,41 +167,41 @@ def _read_bytes(path: Path, limits: Limits) -> bytes:
     return content
 
 
-def _checked_header(path: Path, content: bytes, limits: Limits) -> dict[str, Any]:
+def _checked_header(source: str, content: bytes, limits: Limits) -> dict[str, Any]:
     # The length of a safetensors header may begin like a pickle, but the header begins with "{".
     pickled = content.startswith(_PICKLE_MAGIC) and content[8:9] != b"{"
     if pickled or content.startswith(_ARCHIVE_MAGIC):
         raise SuspectFileError(
-            f"{path}: a pickle or PyTorch archive, which can run code when loaded; convert it to "
+            f"{source}: a pickle or PyTorch archive, which can run code when loaded; convert it to "
             "safetensors on a machine that may be lost, then examine that file"
         )
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > limits.header_bytes or 8 + length > len(content):
         raise SuspectFileError(
-            f"{path}: not a safetensors file, or truncated ({len(content):,} bytes, header claims "
-            f"{length:,}; at most {limits.header_bytes:,})"
+            f"{source}: not a safetensors file, or truncated ({len(content):,} bytes, header "
+            f"claims {length:,}; at most {limits.header_bytes:,})"
         )
     try:
         header = json.loads(content[8 : 8 + length])
     except (ValueError, RecursionError):
-        raise SuspectFileError(f"{path}: the safetensors header is not JSON") from None
+        raise SuspectFileError(f"{source}: the safetensors header is not JSON") from None
     if not isinstance(header, dict) or len(header) > limits.tensors:
-        raise SuspectFileError(f"{path}: the header must name at most {limits.tensors:,} tensors")
+        raise SuspectFileError(f"{source}: the header must name at most {limits.tensors:,} tensors")
     for name, entry in header.items():
         if name == "__metadata__":
-            _check_metadata(path, entry)
+            _check_metadata(source, entry)
         else:
-            _check_entry(path, name, entry, len(content) - 8 - length)
+            _check_entry(source, name, entry, len(content) - 8 - length)
     return header
 
 
-def _check_metadata(path: Path, metadata: Any) -> None:
+def _check_metadata(source: str, metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise SuspectFileError(f"{path}: not a valid safetensors file (metadata must be texts)")
+        raise SuspectFileError(f"{source}: not a valid safetensors file (metadata must be texts)")
 
 
-def _check_entry(path: Path, name: str, entry: Any, available: int) -> None:
-    what = f"{path}: tensor {_quoted(name)}"
+def _check_entry(source: str, name: str, entry: Any, available: int) -> None:
+    what = f"{source}: tensor {_quoted(name)}"
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape = fields.get("dtype"), fields.get("shape")
     if not isinstance(dtype, str) or dtype not in _ITEM_SIZES:
@@ -202,17 +221,18 @@ def _quoted(text: str, length: int = 80) -> str:
     return repr(text[:length])
 
 
-def _to_float32(path: Path, name: str, tensor: Mapping[str, Any]) -> NDArray[np.float32]:
+def _to_float32(source: str, name: str, tensor: Mapping[str, Any]) -> NDArray[np.float32]:
     raw, dtype = tensor["data"], tensor["dtype"]
     if dtype == "BF16":  # the upper half of a float32
         array = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
-        source = np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
+        stored = np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
         with np.errstate(over="ignore", invalid="ignore"):
-            array = source.astype(np.float32)
+            array = stored.astype(np.float32)
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise SuspectFileError(
-            f"{path}: tensor {_quoted(name)} has {count} values that are NaN, infinite or too large"
+            f"{source}: tensor {_quoted(name)} has {count} values that are NaN, infinite or too "
+            "large"
         )
     return array.reshape(tensor["shape"])

@@ -10,12 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from smdl_flower import files
-from smdl_flower import registry as registry_module
+from smdl_flower import files, nodekeys
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
-from smdl_flower.registry import BroadcastRecord, Registry, check_names
+from smdl_flower.nodekeys import NodePublicKey
+from smdl_flower.registry import BroadcastRecord, DeliveryRecord, Registry, check_names
 
 KEY = OwnerKey(bytes(32))
 NAMES = ("clinic-a", "bank-b", "police.c", "d")
@@ -425,7 +426,7 @@ def test_an_older_head_never_replaces_a_newer_one(tmp_path: Path) -> None:
     first, second = create(tmp_path), open_registry(tmp_path)
     second.add_customers(["clinic-a"])
     newer = (tmp_path / "registry.head").read_bytes()
-    first._write_head(registry_module._State())
+    first._chain._write_head()
     assert (tmp_path / "registry.head").read_bytes() == newer
 
 
@@ -481,3 +482,79 @@ def test_a_changed_broadcast_is_noticed(tmp_path: Path) -> None:
     execute(tmp_path, """UPDATE smdl_registry_1 SET body = replace(body, '["1"]', '["2"]')""")
     with pytest.raises(IntegrityError, match="entry 0 was changed"):
         open_registry(tmp_path).broadcasts()
+
+
+# ------------------------------------------------------------------------------ keys and deliveries
+
+
+def public_key(number: int) -> NodePublicKey:
+    return nodekeys.public_half(ec.derive_private_key(number, ec.SECP384R1()))
+
+
+def test_customers_have_the_keys_they_were_given_last(tmp_path: Path) -> None:
+    registry = create(tmp_path)
+    registry.add_customers(["clinic-a", "bank-b", "c"], {"clinic-a": public_key(1)})
+    registry.set_key("bank-b", public_key(2))
+    registry.set_key("clinic-a", public_key(3))
+    registry.set_key("clinic-a", public_key(3))  # once more: no entry
+    assert open_registry(tmp_path).public_keys() == {
+        "clinic-a": public_key(3),
+        "bank-b": public_key(2),
+    }
+    assert len(rows(tmp_path)) == 3 + 3
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_key_is_one_customers_for_ever(replaced: bool, tmp_path: Path) -> None:
+    registry = create(tmp_path)
+    registry.add_customers(["clinic-a", "bank-b"], {"clinic-a": public_key(1)})
+    if replaced:
+        registry.set_key("clinic-a", public_key(2))
+    with pytest.raises(ConfigError, match="the public key of 'bank-b' is that of 'clinic-a'"):
+        registry.set_key("bank-b", public_key(1))
+    both = {"d": public_key(4), "e": public_key(4)}
+    with pytest.raises(ConfigError, match="is that of 'd'"):
+        registry.add_customers(["d", "e"], both)
+    assert open_registry(tmp_path).customers() == ("clinic-a", "bank-b")  # all or none
+    assert "bank-b" not in registry.public_keys()
+
+
+def test_a_key_of_nobody_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'clinic-a' is unknown"):
+        create(tmp_path).set_key("clinic-a", public_key(1))
+
+
+def test_a_changed_key_is_noticed(tmp_path: Path) -> None:
+    registry = create(tmp_path)
+    registry.add_customers(["clinic-a"], {"clinic-a": public_key(1)})
+    execute(tmp_path, "UPDATE smdl_registry_1 SET body = replace(body, 'nistp384 A', 'nistp384 B')")
+    with pytest.raises(IntegrityError, match="entry 1 was changed"):
+        open_registry(tmp_path).public_keys()
+
+
+def delivered(**changes: str) -> DeliveryRecord:
+    values = {"model_id": MODEL, "customer": "clinic-a", "weights_sha256": "01" * 32, **changes}
+    return DeliveryRecord(**values, run="trial-1", statement=("a", "b"), signature="3065")
+
+
+def test_a_delivery_is_read_back_as_it_was_recorded(filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled, tmp_path / "r")
+    registry = open_registry(tmp_path / "r")
+    copy = registry.copies(MODEL)[0]
+    record = delivered(customer=copy.customer, weights_sha256=copy.weights_sha256)
+    registry.record_delivery(record)
+    assert open_registry(tmp_path / "r").deliveries() == (record,)
+
+
+def test_only_a_copy_that_was_issued_can_have_been_delivered(filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled, tmp_path / "r")
+    registry = open_registry(tmp_path / "r")
+    copy = registry.copies(MODEL)[0]
+    for record in (
+        delivered(customer="d", weights_sha256=copy.weights_sha256),
+        delivered(customer=copy.customer, weights_sha256="ff" * 32),
+        delivered(customer=copy.customer, weights_sha256=copy.weights_sha256, model_id="0" * 16),
+    ):
+        with pytest.raises(IntegrityError, match="never issued to"):
+            registry.record_delivery(record)
+    assert registry.deliveries() == ()

@@ -1,0 +1,222 @@
+"""An append-only, authenticated log in a database: the mechanics of the registry.
+
+Each entry carries an HMAC over itself and its predecessor's HMAC, under a key derived from the
+master key. How many entries there are, and the newest HMAC, is kept in a head file beside the key,
+authenticated too. So an entry that was changed, inserted, reordered or removed is noticed
+before any verdict rests on it. (Restoring database *and* head file from an old backup is not;
+publish commitments against that.)
+
+Any SQLAlchemy URL works; SQLite is the default.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sql
+
+from smdl_flower import files
+from smdl_flower.errors import ConfigError, IntegrityError
+from smdl_flower.fingerprint.keys import OwnerKey
+
+FORMAT = "smdl-registry/1"
+
+_TABLE = sql.Table(
+    "smdl_registry_1",
+    sql.MetaData(),
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("kind", sql.String(16), nullable=False),
+    sql.Column("body", sql.Text, nullable=False),
+    sql.Column("mac", sql.String(64), nullable=False),
+)
+_FIRST_MAC = bytes(32)
+
+State = TypeVar("State")
+Body = dict[str, Any]
+Append = Callable[[str, Body], None]
+
+
+class Chain(Generic[State]):
+    """An open log, and what it says; every call first reads and checks what was added since.
+
+    Args:
+        url: Of the database.
+        key: Of the owner.
+        head: The head file.
+        empty: Makes the state of an empty log.
+        apply: Takes an entry, kind and body, into a state.
+
+    Raises:
+        ConfigError: The URL is none.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> at = f"sqlite:///{folder}/log.db", OwnerKey(bytes(32)), folder / "log.head"
+        >>> chain = Chain(*at, empty=list, apply=lambda seen, kind, body: seen.append(kind))
+        >>> chain.create()
+        >>> with chain.writing() as (seen, append):
+        ...     append("note", {"text": "first"})
+        >>> chain.read()
+        ['note']
+    """
+
+    def __init__(
+        self,
+        url: str | sql.URL,
+        key: OwnerKey,
+        head: Path,
+        *,
+        empty: Callable[[], State],
+        apply: Callable[[State, str, Body], None],
+    ) -> None:
+        try:
+            self._engine = _engine(url)
+        except (sql.exc.ArgumentError, ImportError) as error:
+            raise ConfigError(f"registry: not a usable database URL ({error})") from None
+        self._key = key
+        self._head = head
+        self._empty = empty
+        self._apply = apply
+        self._forget()
+
+    def create(self) -> None:
+        """Create the empty log.
+
+        Raises:
+            ConfigError: The database already holds one, or cannot be reached.
+        """
+        try:
+            with self._engine.begin() as connection:
+                _TABLE.create(connection)
+        except sql.exc.SQLAlchemyError as error:
+            raise ConfigError(
+                f"registry: cannot be created, or is there already ({_first_line(error)})"
+            ) from None
+        self._write_head()
+
+    def read(self) -> State:
+        """Return what the log says; not to be changed.
+
+        Raises:
+            IntegrityError: The log is not as it was written.
+        """
+        try:
+            with self._connection() as connection:
+                self._replay(connection)
+        except BaseException:
+            self._forget()
+            raise
+        return self._state
+
+    @contextmanager
+    def writing(self) -> Iterator[tuple[State, Append]]:
+        """One transaction: the checked state, and a function that appends an entry to it."""
+        try:
+            with self._connection() as connection:
+                self._replay(connection)
+
+                def append(kind: str, body: Body) -> None:
+                    text = json.dumps(body, sort_keys=True)
+                    mac = self._mac(kind, text)
+                    row = {"number": self._entries, "kind": kind, "body": text, "mac": mac.hex()}
+                    connection.execute(_TABLE.insert().values(row))
+                    self._apply(self._state, kind, body)
+                    self._macs.append(mac)
+
+                yield self._state, append
+        except BaseException:
+            self._forget()  # what was appended is rolled back: read it all anew
+            raise
+        # After the commit: a head that lags behind a complete log is accepted, the reverse is not.
+        self._write_head()
+
+    def _forget(self) -> None:
+        """Know nothing of the log; the next call reads all of it."""
+        self._state = self._empty()
+        self._macs = [_FIRST_MAC]
+
+    @property
+    def _entries(self) -> int:
+        return len(self._macs) - 1
+
+    @contextmanager
+    def _connection(self) -> Iterator[sql.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sql.exc.SQLAlchemyError as error:
+            reason = _first_line(error)
+            if "locked" in reason:
+                raise ConfigError("registry: another process keeps it busy; try again") from None
+            raise IntegrityError(f"registry: cannot be used ({reason})") from None
+
+    def _replay(self, connection: sql.Connection) -> None:
+        added = _TABLE.select().where(_TABLE.c.number >= self._entries).order_by(_TABLE.c.number)
+        for row in connection.execute(added):
+            expected = self._mac(row.kind, row.body)
+            if row.number != self._entries or row.mac != expected.hex():
+                raise IntegrityError(
+                    f"registry: entry {row.number} was changed, moved or follows a removed one; "
+                    "restore the registry from a backup"
+                )
+            self._apply(self._state, row.kind, json.loads(row.body))
+            self._macs.append(expected)
+        entries, mac = self._read_head()
+        if entries > self._entries:
+            raise IntegrityError(
+                f"registry: {self._entries} entries, {entries} were written; restore it"
+            )
+        if mac != self._macs[entries].hex():
+            raise IntegrityError("registry: does not belong to the head file beside the key")
+
+    def _mac(self, kind: str, body: str) -> bytes:
+        """HMAC of the next entry."""
+        message = self._macs[-1] + json.dumps([FORMAT, self._entries, kind, body]).encode()
+        return self._key.authenticate("registry", message)
+
+    def _write_head(self) -> None:
+        # Another process may have written a newer one since our transaction ended.
+        if self._head.exists() and self._read_head()[0] >= self._entries:
+            return
+        last = self._macs[-1].hex()
+        seal = self._seal(self._entries, last)
+        document = {"format": FORMAT, "entries": self._entries, "mac": last, "seal": seal}
+        files.write_json(self._head, document)
+
+    def _read_head(self) -> tuple[int, str]:
+        try:
+            document = json.loads(self._head.read_bytes())
+            entries, mac, seal = document["entries"], document["mac"], document["seal"]
+            if type(entries) is not int or entries < 0 or seal != self._seal(entries, mac):
+                raise ValueError("seal")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise IntegrityError(f"{self._head}: missing or not as written; restore it") from None
+        return entries, mac
+
+    def _seal(self, entries: int, mac: str) -> str:
+        message = json.dumps([FORMAT, entries, mac]).encode()
+        return self._key.authenticate("registry-head", message).hex()
+
+
+def _engine(url: str | sql.URL) -> sql.Engine:
+    engine = sql.create_engine(url, poolclass=sql.pool.NullPool)  # nothing stays open
+    if engine.dialect.name == "sqlite":
+        # One writer at a time, from its first read on: two processes that issue at once must not
+        # continue the chain from the same entry. The driver's own BEGIN comes too late for that.
+        @sql.event.listens_for(engine, "connect")
+        def _no_implicit_begin(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None
+            connection.execute("PRAGMA busy_timeout = 60000")
+
+        @sql.event.listens_for(engine, "begin")
+        def _begin_immediate(connection: sql.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
