@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from rich.console import Console
 from rich.table import Table
 
@@ -101,7 +102,7 @@ class Federation:
         self.models.append(model)
         self.accuracy = metrics["accuracy"]
 
-    def issue(self, base: Weights) -> None:
+    def issue(self, base: Weights, _grid: Grid) -> None:
         """Do nothing (an Issuer)."""
 
     def tap(self, grid: inline.InlineGrid) -> None:

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from smdl_flower import config, models, own_images, training
 from smdl_flower.data import Images, load_shard
 from smdl_flower.errors import ConfigError, PrivacyError
-from smdl_flower.flower import records, reticence
+from smdl_flower.flower import receiving, records, reticence
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.models import ModelSpec
 from smdl_flower.privacy import participant
@@ -72,6 +72,18 @@ def evaluate(message: Message, context: Context) -> Message:
         }
     )
     return Message(RecordDict({records.METRICS: metrics}), reply_to=message)
+
+
+@app.query("present")
+def present(message: Message, context: Context) -> Message:
+    """Prove which node this is, so that it may get its own copy."""
+    return receiving.present(message, context)
+
+
+@app.query("receive")
+def receive(message: Message, context: Context) -> Message:
+    """Take this node's own copy and sign for it."""
+    return receiving.receive(message, context, str(context.run_config["model"]))
 
 
 def _train_private(

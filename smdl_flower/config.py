@@ -126,6 +126,12 @@ class MarkingConfig(Section):
     strength: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fingerprint.training-strength")
 
 
+class DeliveryConfig(Section):
+    """How participants that are customers get their copies."""
+
+    enabled: bool = Field(alias="fingerprint.deliver")
+
+
 class PrivacyConfig(Section):
     """What leaves a participant, through which channel, and what may be spent on it."""
 
@@ -166,6 +172,7 @@ class RunConfig(Section):
     federation: FederationConfig
     fingerprint: FingerprintConfig
     marking: MarkingConfig
+    delivery: DeliveryConfig
     privacy: PrivacyConfig
 
 
@@ -175,6 +182,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "federation": FederationConfig,
     "fingerprint": FingerprintConfig,
     "marking": MarkingConfig,
+    "delivery": DeliveryConfig,
     "privacy": PrivacyConfig,
 }
 _OWN_KEYS = ("scenario", "seed", "model")
@@ -367,6 +375,12 @@ def _contradictions(config: RunConfig) -> list[str]:
             "fingerprint.mark-training: true needs the master key on the server, and "
             "fingerprint.where = 'offline' keeps it away; set it to false (a model leaked in "
             "training then names nobody), or issue on the server"
+        )
+    if config.delivery.enabled and config.fingerprint.where == "offline":
+        problems.append(
+            "fingerprint.deliver: true needs the copies on the server, and fingerprint.where = "
+            "'offline' makes them elsewhere, after the run; set it to false and hand them over "
+            "yourself, or issue on the server"
         )
     return problems + _privacy_contradictions(config)
 

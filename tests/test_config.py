@@ -86,6 +86,13 @@ def test_marks_in_training_without_a_key_on_the_server_are_refused_with_the_reas
     assert not config.parse(offline | {"fingerprint.mark-training": False}).marking.enabled
 
 
+def test_delivering_what_is_issued_elsewhere_is_refused_with_the_reason() -> None:
+    offline = DEFAULTS | {"fingerprint.where": "offline", "fingerprint.mark-training": False}
+    assert "fingerprint.deliver: true needs the copies on the server" in refusal(
+        offline | {"fingerprint.deliver": True}
+    )
+
+
 WRONG_VALUES: list[tuple[str, Scalar]] = [
     ("scenario", ""),
     ("scenario", "../../etc"),

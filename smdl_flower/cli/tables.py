@@ -22,6 +22,7 @@ def print_run(outcome: Mapping[str, Any]) -> None:
         f"{outcome['code_length']} bits per copy"
     )
     print_copies(outcome["base_accuracy"], outcome["copies"])
+    _print_deliveries(outcome.get("deliveries"))
 
 
 def print_copies(base_accuracy: float | None, copies: Sequence[Mapping[str, Any]]) -> None:
@@ -38,6 +39,18 @@ def print_copies(base_accuracy: float | None, copies: Sequence[Mapping[str, Any]
             "yes" if copy["path"] else f"no: {copy['reason']}",
         )
     console.print(table)
+
+
+def _print_deliveries(deliveries: Sequence[Mapping[str, Any]] | None) -> None:
+    """Say who has its copy, and to whom the owner must hand its file."""
+    if deliveries is None:
+        return
+    done = [d["customer"] for d in deliveries if d["delivered"]]
+    console.print(f"Delivered over Flower: {', '.join(done) or 'nobody'}")
+    for d in deliveries:
+        if not d["delivered"]:
+            line = f"To be handed over by other means: {d['customer']} ({d['reason']})"
+            console.print(line, markup=False, highlight=False)
 
 
 def print_verdict(verdict: Verdict) -> None:

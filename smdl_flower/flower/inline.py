@@ -1,7 +1,7 @@
 """Both apps in one process, without Ray, network or serialisation: for quick runs and tests."""
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -18,8 +18,8 @@ class InlineGrid(Grid):
     """A grid whose nodes are function calls; a participant that raises sends an error reply.
 
     Args:
-        client_app: Of all nodes.
-        participants: How many nodes.
+        client_app: Of all nodes: a ``ClientApp``, or what stands in for one.
+        participants: How many nodes; their ids count from 1.
         run_config: Of all of them.
         node_configs: More node config, of each; shorter if the last have no more.
 
@@ -29,7 +29,7 @@ class InlineGrid(Grid):
 
     def __init__(
         self,
-        client_app: ClientApp,
+        client_app: Callable[[Message, Context], Message],
         participants: int,
         run_config: Mapping[str, Scalar],
         node_configs: Sequence[Mapping[str, Scalar]] = (),

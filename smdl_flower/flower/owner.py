@@ -1,19 +1,19 @@
-"""The owner's side of a run: where the home is, who issues, what is recorded each round."""
+"""The owner's side of a run: where the home is, who marks and issues, what each round leaves."""
 
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from flwr.serverapp.strategy import Strategy
 
-from smdl_flower import issuing, own_images, weights
+from smdl_flower import own_images
 from smdl_flower.config import RunConfig
 from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError
 from smdl_flower.flower import checkpoint
 from smdl_flower.flower.averaging import Averaging
+from smdl_flower.flower.issuers import OfflineIssuer, ServerIssuer
 from smdl_flower.flower.marking import Marker, OwnerMarker, Unmarked
 from smdl_flower.flower.run_folder import RunFolder
 from smdl_flower.flower.strategy import Issuer
@@ -27,82 +27,6 @@ log = logging.getLogger(__name__)
 HOME_VARIABLE = "SMDL_HOME"
 DATA_VARIABLE = "SMDL_DATA_DIR"
 PASSPHRASE_FILE_VARIABLE = "SMDL_PASSPHRASE_FILE"  # noqa: S105 - the name of a path, no secret
-
-
-class ServerIssuer:
-    """Issues every customer's copy on the server, at the end of the run."""
-
-    def __init__(
-        self,
-        home: OwnerHome,
-        run: RunConfig,
-        spec: ModelSpec,
-        gate: FidelityGate,
-        folder: RunFolder,
-    ) -> None:
-        issuing.require_capacity(spec, run.fingerprint)
-        self._home = home
-        self._run = run
-        self._spec = spec
-        self._gate = gate
-        self._folder = folder
-        self._enrol()  # without customers nothing could be issued: said before anybody trains
-
-    def issue(self, base: Weights) -> None:
-        """Fingerprint the base model for every customer and write ``run.json``.
-
-        Raises:
-            SmdlError: Not one copy passed its checks.
-        """
-        customers = self._home.registry.customers()
-        fingerprint = self._run.fingerprint
-        campaign = issuing.open_campaign(self._home, self._spec, base, fingerprint, self._gate)
-        results = list(issuing.issue(self._home, campaign, customers, self._folder.path / "copies"))
-        issuing.require_issued(results)
-        self._folder.finish(
-            {
-                "scenario": self._run.scenario,
-                "rounds": self._run.federation.rounds,
-                "where": "server",
-                "model_id": campaign.model.model_id,
-                "marked_weights": campaign.mark.layout.size,
-                "code_length": campaign.model.code.length,
-                "base_accuracy": campaign.base_accuracy,
-                "copies": [_copy_json(self._folder.path, result) for result in results],
-            }
-        )
-
-    def _enrol(self) -> None:
-        if self._home.registry.customers():
-            return
-        count = self._run.fingerprint.demo_customers
-        if count == 0:
-            raise ConfigError("the registry has no customers; say: smdl customer add NAME")
-        self._home.registry.add_customers([f"customer-{i:02d}" for i in range(1, count + 1)])
-
-
-class OfflineIssuer:
-    """Leaves the base model for an issuer elsewhere; this host holds no key and no registry."""
-
-    def __init__(self, run: RunConfig, spec: ModelSpec, folder: RunFolder) -> None:
-        issuing.require_capacity(spec, run.fingerprint)
-        self._run = run
-        self._spec = spec
-        self._folder = folder
-
-    def issue(self, base: Weights) -> None:
-        """Write ``global.safetensors`` (private: it is unmarked) and ``run.json``."""
-        path = self._folder.path / "global.safetensors"
-        weights.write(path, base, self._spec.to_metadata())
-        self._folder.finish(
-            {
-                "scenario": self._run.scenario,
-                "rounds": self._run.federation.rounds,
-                "where": "offline",
-                "next": f"smdl issue {path} --out DIR",
-                "copies": [],
-            }
-        )
 
 
 class RoundRecorder:
@@ -216,9 +140,3 @@ def passphrase_path() -> Path | None:
     """Return the passphrase file that the environment names (``$SMDL_PASSPHRASE_FILE``), if any."""
     name = os.environ.get(PASSPHRASE_FILE_VARIABLE)
     return Path(name) if name else None
-
-
-def _copy_json(run: Path, result: issuing.IssueResult) -> dict[str, object]:
-    document = asdict(result)
-    document["path"] = str(result.path.relative_to(run)) if result.path else None
-    return document

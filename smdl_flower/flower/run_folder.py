@@ -58,6 +58,11 @@ class RunFolder:
         """Say what ``run.json`` is to tell of this run, however it ends."""
         self._identity = {"run_id": run_id, "training_marked": training_marked}
 
+    @property
+    def run_id(self) -> str:
+        """The run's id, as :meth:`identify` was told."""
+        return str(self._identity["run_id"])
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a round's line to ``metrics.jsonl``."""
         text = json.dumps({**line, "seconds": round(self.seconds(), 3)}) + "\n"

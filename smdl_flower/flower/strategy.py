@@ -28,8 +28,13 @@ EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 class Issuer(Protocol):
     """What happens to the base model after the last round of training."""
 
-    def issue(self, base: Weights) -> None:
-        """Fingerprint the base model, or hand it to whoever will."""
+    def issue(self, base: Weights, grid: Grid) -> None:
+        """Fingerprint the base model, or hand it to whoever will.
+
+        Args:
+            base: The base model w0.
+            grid: Reaches the participants; w0 goes to none of them.
+        """
 
 
 class RoundObserver(Protocol):
@@ -140,7 +145,7 @@ class FingerprintStrategy(Strategy):
         base = self._rules.averaging.current(records.from_record(result.arrays))
         result.arrays = records.to_record(base)
         self._marker.open(num_rounds + 1, base, [])
-        self._issuer.issue(base)
+        self._issuer.issue(base, grid)
         return result
 
     def configure_train(

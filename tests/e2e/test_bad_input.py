@@ -145,6 +145,55 @@ def test_customers_are_added_from_a_csv_file(smdl, tmp_path):
     assert (outcome.code, one_line(outcome)) == (2, True)
 
 
+def test_customers_get_keys_from_a_file_or_a_federation(smdl, tmp_path):
+    home, federation = tmp_path / "home", tmp_path / "federation"
+    smdl("init", "--home", home)
+    names = ("--participant", "clinic-a", "--participant", "bank-b")
+    assert smdl("deploy", "init", federation, "--server", "localhost", *names).code == 0
+    public = federation / "owner" / "participants"
+    key = ("--public-key", public / "clinic-a.pub", "--home", home)
+    assert smdl("customer", "add", "clinic-a", *key).code == 0
+    twice = smdl("customer", "add", "c", *key)
+    assert (twice.code, one_line(twice)) == (2, True)
+    assert "one key, one name" in twice.err
+    known = smdl("customer", "add", "--federation", federation, "--home", home)
+    assert (known.code, one_line(known)) == (2, True)  # clinic-a is there already: none is added
+    assert smdl("customer", "add", "bank-b", "--home", home).code == 0
+    given = smdl("customer", "key", "bank-b", "--public-key", public / "bank-b.pub", "--home", home)
+    assert given.code == 0
+    assert "bank-b: SHA256:" in given.out
+    listed = smdl("customer", "list", "--home", home, "--json").document
+    assert listed["customers"] == ["clinic-a", "bank-b"]
+    assert set(listed["keys"]) == {"clinic-a", "bank-b"}
+    shown = smdl("customer", "list", "--home", home).out
+    assert f"clinic-a  {listed['keys']['clinic-a']}" in shown
+
+    smdl("init", "--home", tmp_path / "other")
+    added = smdl(
+        "customer", "add", "--federation", federation, "--home", tmp_path / "other", "--json"
+    )
+    assert added.document["keys"] == listed["keys"]
+
+
+def test_a_key_for_several_or_no_customer_and_no_key_are_refused(smdl, tmp_path):
+    home = tmp_path / "home"
+    smdl("init", "--home", home)
+    private = tmp_path / "federation" / "participants" / "a" / "node.key"
+    smdl("deploy", "init", tmp_path / "federation", "--server", "localhost", "--participant", "a")
+    for arguments in (
+        ("add", "x", "y", "--public-key", private),
+        ("add", "--public-key", private),
+        ("add", "x", "--public-key", private),
+        ("add", "x", "--public-key", tmp_path / "absent"),
+        ("add", "x", "--public-key", SMOKE),
+        ("key", "x", "--public-key", private),
+    ):
+        outcome = smdl("customer", *arguments, "--home", home)
+        assert (outcome.code, one_line(outcome)) == (2, True), arguments
+        assert "BEGIN" not in outcome.err
+    assert smdl("customer", "list", "--home", home, "--json").document["customers"] == []
+
+
 def test_a_missing_home_is_said_and_not_created(journey, smdl, tmp_path):
     missing = tmp_path / "nowhere"
     for command in (

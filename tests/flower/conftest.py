@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
 
 from smdl_flower.flower import inline, records
 from smdl_flower.weights import Weights
@@ -49,7 +50,7 @@ class RememberingIssuer:
     def __init__(self) -> None:
         self.bases: list[Weights] = []
 
-    def issue(self, base: Weights) -> None:
+    def issue(self, base: Weights, _grid: Grid) -> None:
         self.bases.append(base)
 
 

@@ -2,6 +2,7 @@
 # Starts {{ name }}'s SuperNode: it waits for the owner's runs and trains on one folder of images.
 #   SMDL_DATA_DIR    folder of images, one sub-folder per class (required)
 #   SMDL_LEDGER_DIR  where the privacy budget is kept   [default: ledger, beside this script]
+#   SMDL_COPIES_DIR  where this participant's own copy of the model goes   [default: copies, beside this script]
 #   SMDL_NODE_PORT   local port for Flower's own processes   [default: 9094]
 set -eu
 : "${SMDL_DATA_DIR:?say which folder holds the images: SMDL_DATA_DIR=/path ./start.sh}"
@@ -11,10 +12,12 @@ umask 077
 here=$(cd "$(dirname "$0")" && pwd)
 data=$(cd "$SMDL_DATA_DIR" && pwd)
 export FLWR_HOME="$here/state" SMDL_LEDGER_DIR="${SMDL_LEDGER_DIR:-$here/ledger}"
-mkdir -p "$FLWR_HOME/empty" "$SMDL_LEDGER_DIR"
+copies="${SMDL_COPIES_DIR:-$here/copies}"
+mkdir -p "$FLWR_HOME/empty" "$SMDL_LEDGER_DIR" "$copies"
+copies=$(cd "$copies" && pwd)
 cd "$FLWR_HOME/empty"
 exec flower-supernode \
   --root-certificates "$here/ca.crt" --superlink "{{ address }}" \
   --auth-supernode-private-key "$here/node.key" \
   --host 127.0.0.1 --port "${SMDL_NODE_PORT:-9094}" \
-  --node-config "partition-id={{ number }} num-partitions={{ participants | length }} data-dir=\"$data\""
+  --node-config "partition-id={{ number }} num-partitions={{ participants | length }} data-dir=\"$data\" node-key=\"$here/node.key\" copies-dir=\"$copies\""

@@ -1,0 +1,95 @@
+"""The messages of a delivery: their records and fields in one place, read with suspicion.
+
+A message has one config record of texts; the one that brings a copy also has one array record with
+the sealed bytes (Flower cuts arrays into chunks, which it does not do with other values).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from smdl_flower.errors import DeliveryError
+
+PRESENT = "query.present"  # types of message: who are you, and here is yours
+RECEIVE = "query.receive"
+
+CHALLENGE = "challenge"
+NONCE = "nonce"
+KEY = "key"
+SEAL_TO = "seal-to"
+SIGNATURE = "signature"
+SHA256 = "sha256"
+DECLINED = "declined"
+
+_FIELDS = "delivery"
+_SEALED = "sealed"
+_LONGEST_TEXT = 1000
+
+
+def write(fields: Mapping[str, str], sealed: bytes | None = None) -> RecordDict:
+    """Return the content of a message.
+
+    Example:
+        >>> content = write({CHALLENGE: "ab"}, sealed=b"xyz")
+        >>> read(content, CHALLENGE), sealed_bytes(content)
+        ({'challenge': 'ab'}, b'xyz')
+    """
+    content = RecordDict({_FIELDS: ConfigRecord(dict(fields))})
+    if sealed is not None:
+        content[_SEALED] = ArrayRecord({_SEALED: Array(np.frombuffer(sealed, np.uint8))})
+    return content
+
+
+def read(content: RecordDict, *names: str) -> dict[str, str]:
+    """Return the fields of a message.
+
+    Raises:
+        DeliveryError: It has other fields, or other values than short texts.
+    """
+    fields = content.config_records.get(_FIELDS, ConfigRecord())
+    if len(content.config_records) != 1 or content.metric_records or set(fields) != set(names):
+        raise DeliveryError("the message has other fields than expected")
+    texts = {k: v for k, v in fields.items() if isinstance(v, str) and len(v) <= _LONGEST_TEXT}
+    if set(texts) != set(names):
+        raise DeliveryError("the message has a field that is no short text")
+    return texts
+
+
+def read_reply(reply: Message, *names: str) -> dict[str, str]:
+    """Return the fields of a node's reply.
+
+    Raises:
+        DeliveryError: The node failed or declined, or the reply is not as :func:`read` wants it.
+    """
+    if reply.has_error():
+        raise DeliveryError(f"error reply: {shortened(reply.error.reason or '')}")
+    if reply.content.array_records:
+        raise DeliveryError("the message has other fields than expected")
+    if DECLINED in reply.content.config_records.get(_FIELDS, ConfigRecord()):
+        raise DeliveryError(f"declined: {shortened(read(reply.content, DECLINED)[DECLINED])}")
+    return read(reply.content, *names)
+
+
+def sealed_bytes(content: RecordDict) -> bytes:
+    """Return the sealed copy of a message.
+
+    Raises:
+        DeliveryError: There is none, or it is not stored as bytes.
+    """
+    array = content.array_records.get(_SEALED, ArrayRecord()).get(_SEALED)
+    if len(content.array_records) != 1 or array is None or array.stype != "numpy.ndarray":
+        raise DeliveryError("the message brings no sealed copy")
+    try:
+        values = array.numpy()  # numpy.load without pickle
+    except Exception:  # hostile bytes may fail in any way
+        raise DeliveryError("the sealed copy cannot be decoded") from None
+    if values.ndim != 1 or values.dtype != np.uint8:
+        raise DeliveryError("the sealed copy is not stored as bytes")
+    return values.tobytes()
+
+
+def shortened(text: str) -> str:
+    """Return one printable line of another party's words."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in line[-200:])
