@@ -50,6 +50,8 @@ def main(grid: Grid, context: Context) -> None:
             averaging=averaging,
             images=own_images.terms_of(images),
             presence=Presence.of(run),
+            max_weight=run.federation.max_weight,
+            report=folder.append_incident,
         )
         recorder = owner.RoundRecorder(folder, inner, averaging, settings, run_id)
         marker = owner.marker(home, run, spec, run_id, split.names(Label.PUBLIC))
@@ -72,7 +74,7 @@ def _starting_point(
         return checkpoint.Checkpoint(0, partition.bring_public_weights(run.privacy, model))
     earlier = Path(run.federation.resume_from)
     start = checkpoint.load(earlier, settings)
-    folder.copy_metrics(earlier, start.round)
+    folder.copy_rounds(earlier, start.round)
     return start
 
 

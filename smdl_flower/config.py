@@ -94,6 +94,7 @@ class FederationConfig(Section):
     rounds: Count = Field(alias="num-server-rounds")
     min_replies: Count = Field(alias="min-replies")
     min_images: Count = Field(alias="min-images")
+    max_weight: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="max-weight")
     timeout: Positive = Field(alias="round-timeout")
     connect_timeout: Positive = Field(alias="connect-timeout")
     fraction_train: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fraction-train")

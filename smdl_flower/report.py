@@ -171,6 +171,14 @@ were issued a copy of their own.{% else %}Copies are to be issued elsewhere:
 {{ outcome.base_accuracy | percent }}, {{ "{:,}".format(outcome.marked_weights) }} marked weights.
 Each copy was read back from its file before it was recorded and released.</p>
 {% endif %}
+{% if outcome.get("incidents") %}
+<h2>Replies that were not used as they were</h2>
+<table><tr><th>node</th><th>participant, as it says</th><th>rounds</th><th>used</th>
+<th>reason</th></tr>
+{% for incident in outcome.incidents %}<tr><td><code>{{ incident.node }}</code></td>
+<td>{{ incident.participant or "never said" }}</td><td>{{ incident.rounds | join(", ") }}</td>
+<td>{{ "yes" if incident.used else "no" }}</td><td>{{ incident.reason }}</td></tr>
+{% endfor %}</table>{% endif %}
 {% include "privacy" %}
 <h2>What is not shown</h2><ul>
 <li>That a copy survives distillation into a new model: it does not.</li>

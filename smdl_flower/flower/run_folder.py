@@ -16,6 +16,7 @@ from smdl_flower import files
 from smdl_flower.config import FlatConfig
 from smdl_flower.evidence import versions
 from smdl_flower.flower import checkpoint
+from smdl_flower.flower.incidents import Incident, grouped
 from smdl_flower.flower.provenance import code_sha256
 
 RUN_FORMAT = "smdl-run/1"
@@ -70,15 +71,24 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines written so far."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
+        return _lines(self.path / "metrics.jsonl")
 
-    def copy_metrics(self, earlier: Path, rounds: int) -> None:
-        """Take over the lines of an interrupted run's completed rounds."""
-        kept = [m for m in RunFolder(earlier).metrics() if m["round"] <= rounds]
+    def append_incident(self, incident: Incident) -> None:
+        """Add a line to ``incidents.jsonl``, at once: a run may be killed."""
+        files.append(self.path / "incidents.jsonl", json.dumps(incident.to_json()).encode() + b"\n")
+
+    def incidents(self) -> list[Incident]:
+        """Return what has happened so far."""
+        return [Incident.from_json(line) for line in _lines(self.path / "incidents.jsonl")]
+
+    def copy_rounds(self, earlier: Path, rounds: int) -> None:
+        """Take over the lines of an interrupted run's completed rounds, and all its incidents."""
+        before = RunFolder(earlier)
+        kept = [m for m in before.metrics() if m["round"] <= rounds]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write(self.path / "metrics.jsonl", text.encode())
+        for incident in before.incidents():
+            self.append_incident(incident)
 
     def finish(self, outcome: Mapping[str, Any]) -> None:
         """Write ``run.json`` of a run that succeeded and drop its checkpoint (it is unmarked)."""
@@ -109,8 +119,17 @@ class RunFolder:
 
     def _write_outcome(self, outcome: Mapping[str, Any]) -> None:
         seconds = round(self.seconds(), 1)
-        document = {"format": RUN_FORMAT, "wall_seconds": seconds, **self._identity, **outcome}
+        document = {
+            **{"format": RUN_FORMAT, "wall_seconds": seconds, **self._identity},
+            **{"incidents": grouped(self.incidents()), **outcome},
+        }
         files.write_json(self.path / "run.json", document)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a file that may have been cut off by a crash."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def new_name(scenario: str) -> str:

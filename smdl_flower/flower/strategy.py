@@ -5,17 +5,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from smdl_flower.errors import FederationError, PrivacyError
+from smdl_flower.errors import FederationError
 from smdl_flower.flower import records
 from smdl_flower.flower.averaging import Averaging
+from smdl_flower.flower.incidents import Incident
+from smdl_flower.flower.judging import Judge
 from smdl_flower.flower.marking import Broadcast, Marker, Unmarked
 from smdl_flower.flower.presence import Presence
 from smdl_flower.flower.privacy_record import PrivacyRecord
-from smdl_flower.flower.provenance import code_sha256
+from smdl_flower.flower.replies import participant
 from smdl_flower.own_images import Terms
 from smdl_flower.privacy.partition import PrivacyPartition
 from smdl_flower.weights import Weights
@@ -57,6 +60,8 @@ class RoundRules:
         averaging: What is released; training goes on with the plain model.
         images: What participants with images of their own are told that these must be.
         presence: Whom a round waits for; None: as the inner strategy does.
+        max_weight: Largest share of one reply in an average.
+        report: Told about every reply that is refused, or counts for less than its sender says.
     """
 
     min_replies: int
@@ -67,6 +72,8 @@ class RoundRules:
     averaging: Averaging = field(default_factory=lambda: Averaging("none", 0))
     images: Terms | None = None
     presence: Presence | None = None
+    max_weight: float = 1.0
+    report: Callable[[Incident], None] = lambda _: None
 
     def guarded(self, model: Weights) -> Weights:
         """Return the tensors that participants send back."""
@@ -115,6 +122,7 @@ class FingerprintStrategy(Strategy):
         self._marker = marker
         self._rules = rules
         self._observers = tuple(observers)
+        self._judge = Judge(rules.privacy, rules.max_weight, rules.report)
         self._progress = _Progress()
 
     def start(  # Flower's own signature  # noqa: PLR0913, PLR0917
@@ -178,10 +186,11 @@ class FingerprintStrategy(Strategy):
             FederationError: There are fewer than required, or they aggregate to nothing.
         """
         number = server_round + self._rules.completed
-        valid = self._valid(replies, number)
+        expected = self._rules.guarded(self._progress.model)
+        valid = self._judge.training(number, self._progress.sent, replies, expected)
         asked = len(self._progress.asked)
         if len(valid) < self._rules.min_replies:
-            reasons = "; ".join(self._progress.refused) or "nothing came back in time"
+            reasons = "; ".join(self._judge.refused)
             raise FederationError(
                 f"round {number}: {len(valid)} valid replies of {asked} asked, min-replies is "
                 f"{self._rules.min_replies} ({reasons[:1000]})"
@@ -209,6 +218,7 @@ class FingerprintStrategy(Strategy):
             records.put_terms(config, self._rules.images)
         self._await_nodes(grid, first=False)
         messages = list(self._inner.configure_evaluate(number, arrays, config, grid))
+        self._progress.asked = messages
         self._mark(number + 1, arrays, messages)
         return messages
 
@@ -217,14 +227,7 @@ class FingerprintStrategy(Strategy):
     ) -> MetricRecord | None:
         """Let the inner strategy aggregate the participants' own valid evaluations."""
         number = server_round + self._rules.completed
-        valid = []
-        for reply in replies:
-            try:
-                records.check_evaluate_reply(reply)
-            except records.InvalidReplyError as error:
-                log.warning("evaluation of node %s refused: %s", reply.metadata.src_node_id, error)
-            else:
-                valid.append(reply)
+        valid = self._judge.evaluation(number, self._progress.sent, replies)
         metrics = self._inner.aggregate_evaluate(number, valid)
         self._progress.metrics |= {f"participants-{k}": v for k, v in _plain(metrics).items()}
         return metrics
@@ -274,41 +277,19 @@ class FingerprintStrategy(Strategy):
             arrays = records.from_record(reply.content.array_records[records.ARRAYS])
             taken_out = self._progress.broadcast.take_out(node, arrays)
             reply.content = records.with_arrays(reply.content, taken_out)
-            participants[node] = str(int(records.participant(reply)))
+            participants[node] = str(int(participant(reply)))
         self._marker.identify(participants)
 
     def _as_expected(self, arrays: ArrayRecord) -> ArrayRecord:
         """The whole model in its own types: some strategies compute in double precision."""
         before = self._progress.model
         guarded = {k: a.astype(before[k].dtype) for k, a in records.from_record(arrays).items()}
+        if not all(np.isfinite(array).all() for array in guarded.values()):
+            raise FederationError(
+                f"{type(self._inner).__name__} made a model with NaN or infinite values; a "
+                "participant sent enormous ones: see docs/configuration.md, Robust strategies"
+            )
         return records.to_record(self._rules.complete(guarded, before))
-
-    def _check(self, reply: Message, expected: Weights, number: int) -> None:
-        privacy = self._rules.privacy
-        terms = privacy.terms if privacy else None
-        size = terms.shard_size if terms else 0
-        records.check_train_reply(reply, expected, code_sha256(), shard_size=size)
-        if privacy and terms:
-            privacy.accept(number, records.participant(reply), records.declaration_of(reply))
-
-    def _valid(self, replies: Iterable[Message], number: int) -> list[Message]:
-        sent = self._progress.sent
-        expected = self._rules.guarded(self._progress.model)
-        valid, self._progress.refused = [], []
-        for reply in replies:
-            # Not src_node_id: an error reply on behalf of a dead node comes from the SuperLink.
-            node = sent.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-            try:
-                if reply.metadata.reply_to_message_id not in sent:
-                    raise records.InvalidReplyError("it answers no question of this round")
-                self._check(reply, expected, number)
-            except (records.InvalidReplyError, PrivacyError) as error:
-                log.warning("reply of node %s refused: %s", node, error)
-                self._progress.refused.append(f"node {node}: {error}")
-            else:
-                valid.append(reply)
-        # Floating-point sums depend on the order; a resumed run must give the same model.
-        return sorted(valid, key=records.participant)
 
 
 @dataclass
@@ -319,7 +300,6 @@ class _Progress:
     rounds: int = 0
     asked: list[Message] = field(default_factory=list)
     broadcast: Broadcast = field(default_factory=lambda: Unmarked().open(0, {}, []))
-    refused: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property

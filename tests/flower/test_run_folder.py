@@ -4,6 +4,7 @@ import pytest
 
 from smdl_flower.config import Scalar
 from smdl_flower.flower import checkpoint, run_folder
+from smdl_flower.flower.incidents import Incident
 from smdl_flower.flower.run_folder import RunFolder, config_sha256
 
 
@@ -34,9 +35,31 @@ def test_a_resumed_run_takes_over_completed_rounds_only(tmp_path):
     for number in (1, 2, 3):
         earlier.append_metrics({"round": number})
     later = RunFolder(tmp_path / "later")
-    later.copy_metrics(earlier.path, rounds=2)
+    later.copy_rounds(earlier.path, rounds=2)
     later.append_metrics({"round": 3})
     assert [m["round"] for m in later.metrics()] == [1, 2, 3]
+
+
+def test_a_resumed_run_takes_over_all_incidents(tmp_path):
+    (tmp_path / "earlier").mkdir()
+    earlier = RunFolder(tmp_path / "earlier")
+    incident = Incident(3, 2**63 + 5, "000001", "bias has values that are NaN or infinite")
+    earlier.append_incident(incident)
+    later = RunFolder(tmp_path / "later")
+    later.copy_rounds(earlier.path, rounds=2)
+    later.append_incident(Incident(3, 9, None, "no reply in time"))
+    later.append_incident(Incident(4, 9, None, "no reply in time"))
+    assert later.incidents()[0] == incident
+    later.finish({})
+    assert [entry["rounds"] for entry in (later.outcome() or {})["incidents"]] == [[3], [3, 4]]
+
+
+def test_a_line_that_was_cut_off_is_not_read(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"round": 1})
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"round": 2, "acc')
+    assert [m["round"] for m in folder.metrics()] == [1]
 
 
 def test_a_failure_is_recorded_and_raised(tmp_path):
