@@ -11,13 +11,29 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 RAY_USAGE_STATS_ENABLED=0
 umask 077
 here=$(cd "$(dirname "$0")" && pwd)
 data=$(cd "$SMDL_DATA_DIR" && pwd)
-export FLWR_HOME="$here/state" SMDL_LEDGER_DIR="${SMDL_LEDGER_DIR:-$here/ledger}"
+ledger="${SMDL_LEDGER_DIR:-$here/ledger}"
 copies="${SMDL_COPIES_DIR:-$here/copies}"
-mkdir -p "$FLWR_HOME/empty" "$SMDL_LEDGER_DIR" "$copies"
+export FLWR_HOME="$here/state"
+mkdir -p "$FLWR_HOME/empty" "$ledger" "$copies"
 copies=$(cd "$copies" && pwd)
+SMDL_LEDGER_DIR=$(cd "$ledger" && pwd)
+export SMDL_LEDGER_DIR
 cd "$FLWR_HOME/empty"
-exec flower-supernode \
-  --root-certificates "$here/ca.crt" --superlink "{{ address }}" \
-  --auth-supernode-private-key "$here/node.key" \
-  --host 127.0.0.1 --port "${SMDL_NODE_PORT:-9094}" \
-  --node-config "partition-id={{ number }} num-partitions={{ participants | length }} data-dir=\"$data\" node-key=\"$here/node.key\" copies-dir=\"$copies\""
+
+# The server lets nobody in whose key was not admitted yet, nor, for a minute after a crash, a node
+# that it believes to be there still: Flower gives up then, and this script does not.
+node=
+trap 'kill -TERM "$node" 2>/dev/null; wait "$node"; exit 143' INT TERM HUP
+while :; do
+  flower-supernode \
+    --root-certificates "$here/ca.crt" --superlink "{{ address }}" \
+    --auth-supernode-private-key "$here/node.key" \
+    --host 127.0.0.1 --port "${SMDL_NODE_PORT:-9094}" \
+    --node-config "partition-id={{ number }} num-partitions={{ participants | length }} data-dir=\"$data\" node-key=\"$here/node.key\" copies-dir=\"$copies\"" &
+  node=$!
+  wait "$node" && exit 0
+  echo "The SuperNode ended. If it was refused: has the owner admitted {{ name }}? Again in 10 s." >&2
+  sleep 10 &
+  node=$!
+  wait "$node"
+done
