@@ -1,13 +1,14 @@
-"""The same apps on Flower's own engines: simulation, ``flwr run``, SuperLink and SuperNodes."""
+"""The same apps on Flower's own engines: simulation and ``flwr run``.
+
+SuperLink and SuperNodes: ``test_real_federation.py``.
+"""
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def free_port():
 
 
 class Flower:
-    """Flower processes of one test, in its own session and home, and the means to end them."""
+    """Flower's command line with a home of its own."""
 
     def __init__(self, place, home):
         self.port = free_port()
@@ -139,20 +140,6 @@ class Flower:
             "OMP_NUM_THREADS": "1",
         }
         (place / "flower").mkdir()
-        (place / "empty").mkdir()
-        self.processes = []
-
-    def start(self, *command):
-        with (self.place / f"{Path(command[0]).name}-{len(self.processes)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [str(SCRIPTS / command[0]), *map(str, command[1:])],
-                cwd=self.place / "empty",
-                env=self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.processes.append(process)
 
     def flwr(self, *arguments, cwd=None):
         done = subprocess.run(
@@ -175,22 +162,10 @@ class Flower:
             time.sleep(3)
         return "still running"
 
-    def stop(self):
-        for process in reversed(self.processes):
-            try:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait(timeout=15)
-            except ProcessLookupError:
-                continue
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
 
 @pytest.fixture
 def flower(tmp_path, home):
-    running = Flower(tmp_path, home)
-    yield running
-    running.stop()
+    return Flower(tmp_path, home)
 
 
 def test_flwr_run_of_the_checkout_does_the_same(flower, smdl, home):
@@ -207,42 +182,3 @@ def test_flwr_run_of_the_checkout_does_the_same(flower, smdl, home):
     finally:  # flwr leaves a daemon: it is found by the port it was told to use
         subprocess.run(["pkill", "-f", f"flower-superlink.*--port {flower.port}"], check=False)
     assert traced(smdl, home, flower.run) == THREE
-
-
-def test_a_superlink_with_two_supernodes_trains_issues_and_copies_are_traced(flower, smdl, home):
-    """Deployment on the loopback interface: separate processes, messages over HTTP."""
-    address = f"127.0.0.1:{flower.port}"
-    config = flower.place / "flower" / "config.toml"
-    config.write_text(f'[superlink]\n[superlink.own]\naddress = "{address}"\ninsecure = true\n')
-    flower.start(
-        *("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", flower.port),
-        "--disable-runtime-dependency-installation",
-    )
-    await_health(address)
-    for number in (0, 1):
-        flower.start(
-            *("flower-supernode", "--insecure", "--superlink", address),
-            *("--host", "127.0.0.1", "--port", free_port()),
-            *("--node-config", f"partition-id={number} num-partitions=2"),
-        )
-    scenario = flower.place / "two.toml"
-    scenario.write_text(
-        SMOKE.read_text()
-        .replace("num-participants = 3", "num-participants = 2")
-        .replace("min-replies = 3", "min-replies = 2")
-        .replace("num-server-rounds = 3", "num-server-rounds = 2")
-    )
-    started = flower.flwr("run", ROOT, "own", "--run-config", scenario, "--format", "json")
-    assert flower.await_status("own", started["run-id"]) == "finished:completed"
-    assert traced(smdl, home, flower.run) == THREE
-
-
-def await_health(address):
-    for _ in range(150):
-        try:
-            urllib.request.urlopen(f"http://{address}/health", timeout=1)
-        except OSError:
-            time.sleep(0.3)
-        else:
-            return
-    pytest.fail("the SuperLink did not start")
