@@ -94,7 +94,10 @@ def launch(plan: Launch, engine: Engine) -> RunFolder:
         ):
             server = importlib.import_module("server_app.app").app
             client = importlib.import_module("client_app.app").app
-            inline.run(server, client, participants, plan.flat)
+            try:
+                inline.run(server, client, participants, plan.flat)
+            except FederationError as error:
+                raise FederationError(f"{error}{_participants_words(folder)}") from None
     else:
         try:
             log = plan.folder / FLOWER_LOG
@@ -111,10 +114,13 @@ def _explained(folder: RunFolder, error: SmdlError) -> SmdlError:
     """The server app's own words, where it got as far as leaving any."""
     outcome = folder.outcome()
     if outcome and outcome["status"] == "failed":
-        said = folder.path / PARTICIPANT_LOG
-        where = f"; participants say why in {said}" if said.exists() else ""
-        return FederationError(f"the run failed: {outcome['error']}{where}")
+        return FederationError(f"the run failed: {outcome['error']}{_participants_words(folder)}")
     return error
+
+
+def _participants_words(folder: RunFolder) -> str:
+    said = folder.path / PARTICIPANT_LOG
+    return f"; participants say why in {said}" if said.exists() else ""
 
 
 @contextmanager

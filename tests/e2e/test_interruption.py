@@ -58,7 +58,9 @@ def test_a_run_in_which_all_participants_fail_fails(simulate, failing_from_round
     outcome = simulate(tmp_path / "run")
     assert outcome.code == 2
     assert "round 1: 0 valid replies of 3" in outcome.err
-    assert "machine is full" in outcome.err
+    assert "participants.log" in outcome.err
+    assert "machine is full" in (tmp_path / "run" / "participants.log").read_text()
+    assert "machine is full" not in (tmp_path / "run" / "run.json").read_text()
     document = json.loads((tmp_path / "run" / "run.json").read_text())
     assert document["status"] == "failed"
     assert not (tmp_path / "run" / "copies").exists()
