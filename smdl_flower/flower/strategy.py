@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from smdl_flower.errors import FederationError
-from smdl_flower.flower import records
+from smdl_flower.flower import pulling, records
 from smdl_flower.flower.averaging import Averaging
 from smdl_flower.flower.incidents import Incident
 from smdl_flower.flower.judging import Judge
@@ -136,6 +136,7 @@ class FingerprintStrategy(Strategy):
         evaluate_fn: EvaluateFn | None = None,
     ) -> Result:
         """Train for ``num_rounds`` rounds in all, resumed ones included, then fingerprint."""
+        pulling.fetch_one_by_one(grid)
         self._progress = _Progress(records.from_record(initial_arrays), num_rounds)
 
         def after_round(round_here: int, arrays: ArrayRecord) -> MetricRecord | None:
