@@ -132,8 +132,12 @@ def load_shard(config: DataConfig, *, participant: int, seed: int) -> Images:
         raise DataError(
             f"partition-id {participant} is not below num-participants {config.participants}"
         )
-    train = load_split(config).train
-    return train.load(deal(train.labels, config, seed=seed)[participant])
+    return load_split(config).train.load(_dealt(config, seed)[participant])
+
+
+@functools.lru_cache(maxsize=1)  # a worker that serves n participants deals once, not n times
+def _dealt(config: DataConfig, seed: int) -> list[Indices]:
+    return deal(load_split(config).train.labels, config, seed=seed)
 
 
 def deal(labels: Indices, config: DataConfig, *, seed: int) -> list[Indices]:

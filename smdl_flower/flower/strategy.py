@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -174,7 +174,7 @@ class FingerprintStrategy(Strategy):
         messages = list(self._inner.configure_train(number, guarded, config, grid))
         for message in messages:
             message.content[records.ARRAYS] = arrays
-        self._progress.asked = messages
+        self._progress.ask(messages)
         self._progress.broadcast = self._mark(number, arrays, messages)
         return messages
 
@@ -219,7 +219,7 @@ class FingerprintStrategy(Strategy):
             records.put_terms(config, self._rules.images)
         self._await_nodes(grid, first=False)
         messages = list(self._inner.configure_evaluate(number, arrays, config, grid))
-        self._progress.asked = messages
+        self._progress.ask(messages)
         self._mark(number + 1, arrays, messages)
         return messages
 
@@ -299,14 +299,18 @@ class _Progress:
 
     model: Weights = field(default_factory=dict)  # the one the run began with
     rounds: int = 0
-    asked: list[Message] = field(default_factory=list)
+    asked: list[Metadata] = field(default_factory=list)
     broadcast: Broadcast = field(default_factory=lambda: Unmarked().open(0, {}, []))
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def ask(self, messages: Iterable[Message]) -> None:
+        """Remember who is asked; not the messages: each holds a model of its own."""
+        self.asked = [message.metadata for message in messages]
+
     @property
     def sent(self) -> dict[str, int]:
-        """Which node each message of the round went to."""
-        return {m.metadata.message_id: m.metadata.dst_node_id for m in self.asked}
+        """Which node each message of the round went to; Flower numbers them as it sends them."""
+        return {asked.message_id: asked.dst_node_id for asked in self.asked}
 
 
 def _plain(metrics: MetricRecord | None) -> dict[str, Any]:

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -68,6 +71,23 @@ def test_the_issuer_receives_the_weighted_average(grid_of, issuer):
     assert len(issuer.bases) == 1
     np.testing.assert_allclose(issuer.bases[0]["weight"], 0.75)
     assert issuer.bases[0]["weight"].dtype == np.float32
+
+
+def test_no_model_that_was_sent_is_kept(grid_of, issuer):
+    """Each is another model: while 100 participants train, they would be 100 models in memory."""
+    sent: list[weakref.ref[RecordDict]] = []
+    grid = grid_of(honest, honest, honest)
+    push = grid.push_messages
+
+    def push_and_remember(messages):
+        sent.extend(weakref.ref(message.content) for message in messages)
+        return push(messages)
+
+    grid.push_messages = push_and_remember
+    strategy = FingerprintStrategy(fedavg(), issuer, Unmarked(), rules=rules())
+    strategy.start(grid, records.to_record(MODEL), num_rounds=1)
+    gc.collect()
+    assert [content() for content in sent] == [None] * 3
 
 
 def test_training_is_the_inner_strategy_unchanged(grid_of, issuer):
