@@ -3,6 +3,7 @@
 With noise (channel ``dp``): what may not be lost then is each institution's ledger, too.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -173,26 +174,31 @@ def undisturbed_accuracy(deployed, place: Path, monkeypatch, number) -> float:
 
 
 def test_a_slow_node_does_not_stop_the_round(federation):
-    """Its client process is stopped, while its SuperNode goes on telling that it is alive."""
+    """It computes a twentieth of the time; SuperNode and client go on telling that they live."""
     for name in NAMES:  # another run of the same images needs a budget of its own
-        shutil.rmtree(federation.folder / "participants" / name / "ledger")
+        ledger = federation.folder / "participants" / name / "ledger"
+        shutil.rmtree(ledger, ignore_errors=True)
     settings = assignments(**{"num-server-rounds": 1, "round-timeout": 75.0})
     running = federation.begin_smdl(*federation.run_arguments(SMOKE, *settings))
-    federation.await_(
-        lambda: clients_of(federation, "bank-c"), "bank-c did not begin to train", 120
-    )
-    stopped = clients_of(federation, "bank-c")
-    for process in stopped:
-        os.kill(process, signal.SIGSTOP)
-    began = time.monotonic()
-    try:
-        out, err = running.communicate(timeout=300)
-    finally:
-        for process in stopped:
-            os.kill(process, signal.SIGCONT)
+    slowed = 0.0
+    while running.poll() is None:
+        slow = clients_of(federation, "bank-c")
+        signal_all(slow, signal.SIGSTOP)
+        time.sleep(1.9 if slow else 0.2)
+        signal_all(slow, signal.SIGCONT)
+        time.sleep(0.1)
+        slowed += 2.0 if slow else 0.0
+    out, err = running.communicate()
     assert running.returncode == 0, (out, err)
-    assert time.monotonic() - began > 45  # it did wait for the slow one
+    assert slowed > 45  # the round did wait for it
     assert [line["replies"] for line in federation.metrics()] == [2]
+    assert asked(federation, "bank-c") > federation.log("bank-c").count("Sent successfully")
+
+
+def signal_all(processes, number):
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def clients_of(deployed, name):
