@@ -65,6 +65,8 @@ def prepare(place: Path, model: str, customers: int) -> tuple[OwnerHome, Path, s
         code_coalition=4,
         strength=0.2,
         max_accuracy_drop=1.0,
+        queries=0,
+        query_pools=1,
         demo_customers=0,
     )
     gate = FidelityGate(None, 1.0)

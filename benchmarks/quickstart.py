@@ -120,6 +120,8 @@ def other_owners_copy(model: BaseModel, place: Path, customer: str) -> weights.W
         code_coalition=model.code.coalition,
         strength=model.strength,
         max_accuracy_drop=1.0,
+        queries=0,
+        query_pools=1,
         demo_customers=0,
     )
     gate = FidelityGate(load_test(DATA), 1.0)

@@ -117,6 +117,8 @@ class FingerprintConfig(Section):
     code_coalition: int = Field(alias="fingerprint.code-coalition", ge=2, le=50)
     strength: Annotated[float, Field(gt=0.0, le=1.0)] = Field(alias="fingerprint.strength")
     max_accuracy_drop: Fraction = Field(alias="fingerprint.max-accuracy-drop")
+    queries: int = Field(alias="fingerprint.queries", ge=0, le=8192)
+    query_pools: int = Field(alias="fingerprint.query-pools", ge=1, le=16)
     demo_customers: int = Field(alias="demo-customers", ge=0, le=10_000)
 
 

@@ -52,6 +52,12 @@ class SuspectFileError(SmdlError):
     exit_code: ClassVar[int] = 3
 
 
+class SuspectAnswersError(SmdlError):
+    """A suspect that is asked fails, hangs, or does not answer as a classifier does."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class SealError(SmdlError):
     """Something sealed was altered, cut off, or is meant for somebody or something else."""
 

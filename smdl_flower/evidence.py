@@ -17,11 +17,22 @@ NOT_SHOWN = (
     "more than one examination: the bound holds for each suspect examined",
     "anything, if the master key or a customer's key is known to somebody else",
 )
+ASKED_NOT_SHOWN = (
+    "that a model whose answers name nobody is no copy: a model that was trained anew on a copy's "
+    "answers has lost them",
+    "what the predictor really is: it may hand some questions to other models",
+)
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """The file that was examined."""
+    """What was examined: a file, or a predictor that was asked.
+
+    Attributes:
+        path: Of the file, or name of the predictor.
+        sha256: Of the file's bytes, or of the answers.
+        kind: ``safetensors`` or ``predictor``.
+    """
 
     path: str
     sha256: str
@@ -33,15 +44,15 @@ class Witness:
     """One test that spoke against a customer.
 
     Attributes:
-        evidence: ``carrier`` or ``payload``.
-        score: z of the carrier, or the payload's integer score.
+        evidence: ``carrier``, ``payload`` or ``queries``.
+        score: z of the carrier, or a codeword's integer score.
         log10_p: Bound on the chance that an innocent scores as much.
         threshold: Largest log10 p that accuses at that stage.
-        test: ``carrier``, or the decoder of the payload.
+        test: ``carrier``, the decoder of the payload, or decoder and kind of answers.
         stage: Of the accusation process, from 1; later ones know who was accused before.
     """
 
-    evidence: Literal["carrier", "payload"]
+    evidence: Literal["carrier", "payload", "queries"]
     score: float
     log10_p: float
     threshold: float
@@ -110,6 +121,23 @@ class PayloadReading:
     bit_error_rate: float
 
 
+@dataclass(frozen=True)
+class AskedQueries:
+    """What a predictor was asked.
+
+    Attributes:
+        pool: Number of the pool, from 1.
+        images: How many query images.
+        one_of_two: Answers that are one of the two classes told apart at the image.
+        probabilities: Whether it told probabilities.
+    """
+
+    pool: int
+    images: int
+    one_of_two: int
+    probabilities: bool
+
+
 NO_PAYLOAD = PayloadReading("", None, 0, 1.0)  # no copy of any model was ever issued
 
 
@@ -133,6 +161,7 @@ class Verdict:
         carrier_scores: Of all customers, without their names, ascending; for the plot.
         participants: Models sent in training that took part, the strongest first.
         broadcasts: Participants' words that the bound is shared among as well.
+        queries: What a predictor was asked; None for a file.
     """
 
     suspect: Suspect
@@ -149,6 +178,7 @@ class Verdict:
     carrier_scores: tuple[float, ...] = ()
     participants: tuple[TracedBroadcast, ...] = ()
     broadcasts: int = 0
+    queries: AskedQueries | None = None
 
     @property
     def words(self) -> int:
@@ -181,22 +211,29 @@ class Verdict:
             "alignment": self.alignment,
             "highest_unnamed_score": self.highest_unnamed_score,
             "decoys": asdict(self.decoys) if self.decoys else None,
+            **({"queries": asdict(self.queries)} if self.queries else {}),
             "remarks": list(self.remarks),
-            "not_shown": list(NOT_SHOWN),
+            "not_shown": list(self.not_shown),
             "versions": versions(),
         }
+
+    @property
+    def not_shown(self) -> tuple[str, ...]:
+        """What the verdict does not say."""
+        return (*NOT_SHOWN, *ASKED_NOT_SHOWN) if self.queries else NOT_SHOWN
 
     def summary(self) -> str:
         """Return the verdict in one sentence."""
         bound = f"{self.max_false_accusation:g}"
+        noun = "model" if self.queries else "file"
         if not self.names_somebody:
             return (
                 f"Nobody is named: no customer's or participant's fingerprint is found at a chance "
                 f"of {bound} or less of naming any innocent."
             )
         return (
-            f"{self._what()} took part in making this file (chance of naming any innocent: at most "
-            f"{bound})."
+            f"{self._what()} took part in making this {noun} (chance of naming any innocent: "
+            f"at most {bound})."
         )
 
     def _what(self) -> str:

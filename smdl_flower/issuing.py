@@ -1,19 +1,25 @@
 """Turn a trained model into one checked, recorded, fingerprinted copy per customer.
 
-Each copy is embedded, written, *read back from the file*, and only then recorded and moved into
-place: its payload must read without error, its carrier must accuse its customer, and its accuracy
-on public images must be within the budget. A copy that fails is not issued and the reason is kept.
-Nothing here touches private images, so a DP guarantee of the base model holds for all copies
-jointly (post-processing).
+Each copy is taught its answers (if there are queries), embedded, written, *read back from the
+file*, and only then recorded and moved into place: its payload must read without error, its carrier
+must accuse its customer, it must give the answers it was taught, and its accuracy on public images
+must be within the budget. A copy that fails is not issued and the reason is kept. The images that
+copies are taught with are not those that they are measured on. Nothing here touches private images,
+so a DP guarantee of the base model holds for all copies jointly (post-processing).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from smdl_flower import files, models, weights
+from smdl_flower.blackbox import teaching
+from smdl_flower.blackbox.queries import FEWEST, MOST, Bank, make_bank
+from smdl_flower.blackbox.tail import cut
+from smdl_flower.blackbox.teaching import Teacher
 from smdl_flower.config import FingerprintConfig
 from smdl_flower.data import Images
 from smdl_flower.errors import ConfigError, SmdlError
@@ -32,6 +38,7 @@ from smdl_flower.vault import BaseModel
 from smdl_flower.weights import Weights
 
 SELF_CHECK = Level(total=1e-12, words=1, hypotheses=1)
+LEAST_ANSWERS = 0.98  # share of a copy's answers that must be as taught
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class IssueResult:
         carrier_score: z of the customer's own carrier.
         accuracy: On the gate's images; None if there are none.
         reason: Why it was not issued; empty if it was.
+        query_bits: Answers to the query images that are as taught; None if there are no queries.
     """
 
     customer: str
@@ -68,6 +76,7 @@ class IssueResult:
     carrier_score: float
     accuracy: float | None
     reason: str
+    query_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,14 @@ class Campaign:
         mark: What its copies share.
         base_accuracy: Of the base model on the gate's images; None if there are none.
         gate: What copies must keep.
+        teacher: Of the copies' answers; None if there are no queries.
     """
 
     model: BaseModel
     mark: Mark
     base_accuracy: float | None
     gate: FidelityGate
+    teacher: Teacher | None = field(default=None, repr=False)
 
 
 def open_campaign(
@@ -104,23 +115,76 @@ def open_campaign(
     """
     if not all(np.isfinite(array).all() for array in base.values()):
         raise ConfigError("the model has values that are NaN or infinite; train it anew")
+    gate, public = _divided(config, gate)
     module = models.from_weights(spec, base)
     model = _known_model(home, base)
     if model is None:
-        shape = (spec.channels, spec.image_size, spec.image_size)
-        profile = sensitivity_profile(module, Layout.of(base), shape)
-        model = BaseModel(spec, base, profile, code_of(config), config.strength)
+        model = _new_model(home, spec, base, config, module)
         mark = model.mark(home.key)  # refuses here what is too small
         home.registry.record_model(model.model_id, home.vault.save(model))
-    elif (model.spec, model.code, model.strength) != (spec, code_of(config), config.strength):
-        raise ConfigError(
-            f"model {model.model_id} was issued before with {model.code.length} bits at strength "
-            f"{model.strength} as {model.spec} ({model.code}); use the same settings"
-        )
     else:
+        _require_same(model, spec, config)
         mark = model.mark(home.key)
     accuracy = None if gate.images is None else evaluate(module, gate.images).accuracy
-    return Campaign(model, mark, accuracy, gate)
+    teacher = None
+    if model.queries and public:
+        teacher = Teacher.of(module, model.queries, model.key(home.key), public.inputs())
+    return Campaign(model, mark, accuracy, gate, teacher)
+
+
+def _divided(config: FingerprintConfig, gate: FidelityGate) -> tuple[FidelityGate, Images | None]:
+    """The gate with the images that copies are measured on, and those that they are taught with."""
+    code = query_code_of(config)
+    if code is None:
+        return gate, None
+    if gate.images is None or len(gate.images) < 2:
+        raise ConfigError(
+            "fingerprint.queries: copies are taught their answers with public images; name some "
+            "(--data), or set it to 0"
+        )
+    # Every second one: folders come class by class.
+    measured, taught = (_part(gate.images, slice(start, None, 2)) for start in (0, 1))
+    return FidelityGate(measured, gate.max_accuracy_drop), taught
+
+
+def _part(images: Images, which: slice) -> Images:
+    return Images(images.pixels[which], images.labels[which], images.classes)
+
+
+def _new_model(
+    home: OwnerHome, spec: ModelSpec, base: Weights, config: FingerprintConfig, module: nn.Module
+) -> BaseModel:
+    shape = (spec.channels, spec.image_size, spec.image_size)
+    profile = sensitivity_profile(module, Layout.of(base), shape)
+    model = BaseModel(spec, base, profile, code_of(config), config.strength)
+    code = query_code_of(config)
+    if code is None:
+        return model
+    cut(module)  # refuses here what cannot be taught
+    bank = make_bank(
+        model.key(home.key),
+        code,
+        config.query_pools,
+        shape,
+        lambda pixels: teaching.logits(module, pixels).numpy(),
+    )
+    return replace(model, queries=bank)
+
+
+def _require_same(model: BaseModel, spec: ModelSpec, config: FingerprintConfig) -> None:
+    pools = len(model.queries.pools) if model.queries else 0
+    asked = config.query_pools if config.queries else 0
+    before = (model.spec, model.code, model.strength, pools and _length(model.queries), pools)
+    if before != (spec, code_of(config), config.strength, config.queries, asked):
+        raise ConfigError(
+            f"model {model.model_id} was issued before with {model.code.length} bits at strength "
+            f"{model.strength} as {model.spec} ({model.code}; {pools} pools of queries); use the "
+            "same settings"
+        )
+
+
+def _length(bank: Bank | None) -> int:
+    return bank.code.length if bank else 0
 
 
 def issue(
@@ -156,8 +220,9 @@ def _issue_one(
     path = directory / f"{key.customer}.safetensors"
     draft = directory / f".{key.customer}.draft.safetensors"
     model, mark = campaign.model, campaign.mark
-    vector = embedding.embed(mark, key)
-    copy = mark.layout.restore(model.weights, vector)
+    taught = _taught(campaign, key)
+    vector = embedding.embed(mark, key, mark.layout.flatten(taught))
+    copy = mark.layout.restore(taught, vector)
     try:
         weights.write(draft, copy, model.spec.to_metadata(), replace=True)
         result = _self_check(campaign, key, weights.read(draft).weights)
@@ -172,28 +237,42 @@ def _issue_one(
         draft.unlink(missing_ok=True)
 
 
+def _taught(campaign: Campaign, key: CustomerKey) -> Weights:
+    """The base model, taught a customer's answers."""
+    if campaign.teacher is None:
+        return campaign.model.weights
+    return campaign.teacher.teach(campaign.teacher.words(key))
+
+
 def _self_check(campaign: Campaign, key: CustomerKey, copy: Weights) -> IssueResult:
     model, mark = campaign.model, campaign.mark
     reading = extraction.read(mark, copy)
     word = codes.codeword(key, mark.biases)
     matching = int((reading.bits == word).sum())
     score = carriers.score(key, reading.direction)
-    accuracy, reason = None, ""
+    accuracy, query_bits, reason = None, None, ""
     if campaign.gate.images is not None:
-        module = models.from_weights(model.spec, copy)
-        accuracy = evaluate(module, campaign.gate.images).accuracy
+        accuracy = evaluate(models.from_weights(model.spec, copy), campaign.gate.images).accuracy
         drop = (campaign.base_accuracy or 0.0) - accuracy
         if drop > campaign.gate.max_accuracy_drop:
             reason = (
                 f"accuracy {accuracy:.2%} is {drop:.2%} below the base model's, more than "
                 f"fingerprint.max-accuracy-drop {campaign.gate.max_accuracy_drop:.2%}"
             )
+    if campaign.teacher:
+        right = campaign.teacher.right(models.from_weights(model.spec, copy), key)
+        query_bits = int(right.sum())
+        if query_bits < LEAST_ANSWERS * len(right):
+            reason = (
+                f"only {query_bits} of {len(right)} answers are as taught: too many for this "
+                "model; lower fingerprint.queries or fingerprint.query-pools"
+            )
     if matching < len(word):
         reason = f"only {matching} of {len(word)} payload bits read back"
     elif score < SELF_CHECK.carrier_threshold():
         reason = f"carrier score {score:.1f} does not prove the customer"
     digest = "" if reason else weights.digest(copy)
-    return IssueResult(key.customer, None, digest, matching, score, accuracy, reason)
+    return IssueResult(*(key.customer, None, digest, matching, score), accuracy, reason, query_bits)
 
 
 def _known_model(home: OwnerHome, base: Weights) -> BaseModel | None:
@@ -207,14 +286,34 @@ def code_of(config: FingerprintConfig) -> Code:
     return Code(config.code_length, config.code, config.code_coalition)
 
 
+def query_code_of(config: FingerprintConfig) -> Code | None:
+    """Return the code of the answers that a run config asks for; None without queries.
+
+    Raises:
+        ConfigError: So few bits prove nothing, or so many cannot be taught.
+    """
+    if config.queries == 0:
+        return None
+    if not FEWEST <= config.queries <= MOST // config.query_pools:
+        raise ConfigError(
+            f"fingerprint.queries: {config.queries} in {config.query_pools} pools; expected 0, or "
+            f"at least {FEWEST} in each pool and at most {MOST} in all"
+        )
+    return Code(config.queries, config.code, config.code_coalition)
+
+
 def require_capacity(spec: ModelSpec, config: FingerprintConfig) -> None:
-    """Refuse a model that is too small for its fingerprint, before anybody trains it.
+    """Refuse a model that cannot have its fingerprint, before anybody trains it.
 
     Raises:
         CapacityError: With the largest code length that would fit.
+        ConfigError: There are to be queries, and its last layers cannot be taught alone.
     """
-    untrained = models.to_weights(models.build(spec, seed=0))
-    amplitude(Layout.of(untrained).size, config.code_length, config.strength**2 / 2)
+    untrained = models.build(spec, seed=0)
+    size = Layout.of(models.to_weights(untrained)).size
+    amplitude(size, config.code_length, config.strength**2 / 2)
+    if query_code_of(config):
+        cut(untrained)
 
 
 def require_issued(results: Sequence[IssueResult]) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from smdl_flower import files, privacy_page
-from smdl_flower.evidence import NOT_SHOWN, Verdict, versions
+from smdl_flower.evidence import Verdict, versions
 from smdl_flower.fingerprint.accusation import Level
 
 MARK, THRESHOLD, PLAIN = "#1f5fa8", "#b3261e", "#8a8f98"
@@ -55,8 +55,8 @@ def write_verdict_report(verdict: Verdict, path: Path) -> None:
         verdict=verdict,
         summary=verdict.summary(),
         bits=_groups_of(verdict.payload.bits, 16),
-        scores_plot=plot(_draw_scores, verdict),
-        not_shown=NOT_SHOWN,
+        scores_plot="" if verdict.queries else plot(_draw_scores, verdict),
+        not_shown=verdict.not_shown,
         versions=versions(),
     )
     files.write(path, page.encode())
@@ -217,16 +217,22 @@ _VERDICT = """{% extends "base" %}{% block body %}
 <td>{{ sent.round }}</td><td>{{ "%.1f" | format(sent.score) }}</td>
 <td>{{ "%.1f" | format(sent.log10_p) }}</td><td>{{ "%.1f" | format(sent.threshold) }}</td></tr>
 {% endfor %}</table>{% endif %}
-<h2>All customers' scores</h2>{{ scores_plot }}
+{% if verdict.queries %}<h2>Questions</h2>
+<p>Pool {{ verdict.queries.pool }}: {{ verdict.queries.images }} images, of which
+{{ verdict.queries.one_of_two }} were answered with one of the two classes that tell copies apart;
+{{ "with" if verdict.queries.probabilities else "without" }} probabilities. The SHA-256 above is
+that of the answers.</p>{% else %}
+<h2>All customers' scores</h2>{{ scores_plot }}{% endif %}
 {% if verdict.decoys %}
 <p class="small">{{ verdict.decoys.count }} decoys, customers who were never issued a copy, were
 scored as well: mean {{ "%.2f" | format(verdict.decoys.mean) }}, standard deviation
 {{ "%.2f" | format(verdict.decoys.deviation) }}, highest
 {{ "%.1f" | format(verdict.decoys.highest) }}, as innocents must.</p>{% endif %}
+{% if not verdict.queries %}
 <p class="small">An innocent's score exceeds t with a probability of at most exp(-t&sup2;/2),
 whatever was done to the model. The threshold shares the bound
 {{ "%g" | format(verdict.max_false_accusation) }} among all customers, models sent in training and
-tests. Logarithmic beyond 10.</p>
+tests. Logarithmic beyond 10.</p>{% endif %}
 <h2>Bits read</h2><p class="bits">{{ bits | join(" ") }}</p>
 <p class="small">The best fitting codeword agrees in {{ verdict.payload.matching_bits }} of
 {{ verdict.payload.bits | length }} bits

@@ -2,7 +2,8 @@
 
 ``vault/<model_id>/`` holds ``base.safetensors`` (w0), ``profile.safetensors`` (the sensitivity
 profile, stored because recomputing it elsewhere may round differently) and ``model.json``, whose
-SHA-256 the registry keeps and which in turn names the digests of the other two.
+SHA-256 the registry keeps and which in turn names the digests of the other files. With black-box
+fingerprints also ``queries-N.bin``, the images of each pool: another version may draw others.
 
 ``vault/broadcasts/`` holds the models that were sent in training, unmarked, by digest.
 """
@@ -17,7 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from smdl_flower import files, weights
+from smdl_flower.blackbox.queries import Bank, Pool
 from smdl_flower.errors import (
     ConfigError,
     IntegrityError,
@@ -47,6 +51,7 @@ class BaseModel:
         code: Of the codewords.
         strength: alpha.
         carrier_length: Values of a carrier; None is what suits the model's size.
+        queries: What its copies are asked; None if they are read from weights alone.
     """
 
     spec: ModelSpec
@@ -55,6 +60,7 @@ class BaseModel:
     code: Code
     strength: float
     carrier_length: int | None = None
+    queries: Bank | None = field(default=None, repr=False)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -111,12 +117,16 @@ class Vault:
             "strength": model.strength,
             "carrier_length": model.carrier_length or carriers.length_for(layout.size),
         }
+        if model.queries:
+            manifest["queries"] = _queries_json(model.queries)
         content = json.dumps(manifest, sort_keys=True, indent=2).encode()
         folder = self._directory / model.model_id
         draft = self._directory / f".{model.model_id}.{secrets.token_hex(6)}"
         try:
             weights.write(draft / "base.safetensors", model.weights)
             weights.write(draft / "profile.safetensors", profile)
+            for pool in model.queries.pools if model.queries else ():
+                files.write(draft / _pool_file(pool.number), pool.images.tobytes())
             files.write(draft / "model.json", content)
             draft.rename(folder)  # fails if another process was here first
         except OSError:
@@ -150,13 +160,15 @@ class Vault:
             manifest["profile_sha256"],
         ):
             raise IntegrityError(f"{folder}: weights or profile were changed; restore them")
+        spec = ModelSpec(**manifest["spec"])
         return BaseModel(
-            spec=ModelSpec(**manifest["spec"]),
+            spec=spec,
             weights=base,
             profile=Layout.of(base).flatten(profile),
             code=_code(manifest),
             strength=manifest["strength"],
             carrier_length=manifest.get("carrier_length"),
+            queries=_bank(folder, spec, manifest["queries"]) if "queries" in manifest else None,
         )
 
     def keep_broadcast(self, model: Weights) -> str:
@@ -203,3 +215,35 @@ def _code(manifest: dict[str, Any]) -> Code:
     if "code" not in manifest:
         return Code(manifest["code_length"])
     return Code(manifest["code_length"], manifest["code"], manifest["code_coalition"])
+
+
+def _pool_file(number: int) -> str:
+    return f"queries-{number}.bin"
+
+
+def _queries_json(bank: Bank) -> dict[str, Any]:
+    pools = [
+        {
+            "sha256": hashlib.sha256(pool.images.tobytes()).hexdigest(),
+            "answers": ["/".join(map(str, pair)) for pair in pool.answers.tolist()],
+        }
+        for pool in bank.pools
+    ]
+    return {"code": asdict(bank.code), "pools": pools}
+
+
+def _bank(folder: Path, spec: ModelSpec, manifest: dict[str, Any]) -> Bank:
+    code, pools = Code(**manifest["code"]), []
+    shape = (code.length, spec.channels, spec.image_size, spec.image_size)
+    for number, entry in enumerate(manifest["pools"], start=1):
+        path = folder / _pool_file(number)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            raise IntegrityError(f"{path}: missing; restore the vault from a backup") from None
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise IntegrityError(f"{path}: was changed; restore it")
+        images = np.frombuffer(content, np.uint8).reshape(shape)
+        answers = np.array([pair.split("/") for pair in entry["answers"]], dtype=np.int64)
+        pools.append(Pool(number, images, answers))
+    return Bank(code, tuple(pools))

@@ -85,10 +85,7 @@ def verify(
         NotComparableError: It fits no model, or too little of it is left.
         ConfigError: The bound is no probability, or the home has no such model.
     """
-    if not 0.0 < max_false_accusation <= 0.01:
-        raise ConfigError(
-            f"--max-false-accusation {max_false_accusation}: expected above 0 and at most 0.01"
-        )
+    check_bound(max_false_accusation)
     suspect = weights.read(path)
     candidates = _candidates(home, model_id)
     words = sum(home.registry.words(model.model_id) for model in candidates)
@@ -103,6 +100,14 @@ def verify(
     file = Suspect(str(path), suspect.sha256, "safetensors")
     verdict = _judge(file, examinations, level, broadcasts)
     return _with_leak(verdict, found.leaks)
+
+
+def check_bound(max_false_accusation: float) -> None:
+    """Raise :class:`ConfigError` unless that is a bound on naming an innocent."""
+    if not 0.0 < max_false_accusation <= 0.01:
+        raise ConfigError(
+            f"--max-false-accusation {max_false_accusation}: expected above 0 and at most 0.01"
+        )
 
 
 def examine(

@@ -65,6 +65,8 @@ def fingerprint_config() -> FingerprintConfig:
             "fingerprint.code-coalition": 4,
             "fingerprint.strength": 0.2,
             "fingerprint.max-accuracy-drop": 0.01,
+            "fingerprint.queries": 0,
+            "fingerprint.query-pools": 1,
             "demo-customers": 0,
         }
     )

@@ -85,6 +85,10 @@ def issue(
     ] = 4,
     strength: Annotated[float, typer.Option(help="Size of the mark.")] = 0.2,
     max_accuracy_drop: Annotated[float, typer.Option(help="A copy may lose this much.")] = 0.01,
+    queries: Annotated[
+        int, typer.Option(help="Answers that tell copies apart, in each pool; 0 for none.")
+    ] = 0,
+    query_pools: Annotated[int, typer.Option(help="Pools of query images.")] = 1,
     home: HomeOption = None,
     passphrase_file: PassphraseOption = None,
     as_json: JsonOption = False,
@@ -102,6 +106,8 @@ def issue(
         "code_coalition": code_coalition,
         "strength": strength,
         "max_accuracy_drop": max_accuracy_drop,
+        "queries": queries,
+        "query_pools": query_pools,
         "demo_customers": 0,
     }
     config = checked(FingerprintConfig, values)

@@ -71,6 +71,12 @@ def print_verdict(verdict: Verdict) -> None:
         f"model {verdict.model_id or 'none'}; best codeword: {verdict.payload.matching_bits} of "
         f"{bits} bits"
     )
+    asked = verdict.queries
+    if asked:
+        console.print(
+            f"Pool {asked.pool}: {asked.one_of_two} of {asked.images} answers are one of the two "
+            "classes that tell copies apart"
+        )
     decoys = verdict.decoys
     if decoys:
         console.print(

@@ -50,11 +50,16 @@ class Code:
         if self.length < 1 or self.coalition < 2:
             raise ValueError(f"not a code: {self}")
 
-    def biases(self, key: CampaignKey) -> Biases:
-        """Return the probability of a one at each position, multiples of 1/65,536, ``(m,)``."""
+    def biases(self, key: CampaignKey, label: str = "biases") -> Biases:
+        """Return the probability of a one at each position, multiples of 1/65,536, ``(m,)``.
+
+        Args:
+            key: Of the campaign.
+            label: Of the key stream that they are drawn from.
+        """
         if self.kind == "flat":
             return np.full(self.length, 0.5)
-        words = key.stream("biases").uint16(self.length).astype(np.float64)
+        words = key.stream(label).uint16(self.length).astype(np.float64)
         uniform = (words + 0.5) / UNIT
         biases = _arcsine(uniform, self.coalition)
         if self.kind == "nuida":
@@ -85,12 +90,13 @@ def _arcsine(uniform: NDArray[np.float64], coalition: int) -> Biases:
     return np.asarray(np.sin(smallest + uniform * (math.pi / 2 - 2 * smallest)) ** 2)
 
 
-def codeword(key: CustomerKey, biases: Biases) -> Bits:
+def codeword(key: CustomerKey, biases: Biases, label: str = "codeword") -> Bits:
     """Return a customer's codeword.
 
     Args:
         key: The customer's key in this campaign.
         biases: Probability of a one at each position, a multiple of 1/65,536, ``(m,)``.
+        label: Of the key stream that the word is drawn from; one word for each label.
 
     Returns:
         Zeros and ones, ``(m,)``.
@@ -102,7 +108,7 @@ def codeword(key: CustomerKey, biases: Biases) -> Bits:
         (304,)
     """
     cuts = np.rint(biases * UNIT).astype(np.int64)
-    return (key.stream("codeword").uint16(len(biases)) < cuts).astype(np.uint8)
+    return (key.stream(label).uint16(len(biases)) < cuts).astype(np.uint8)
 
 
 def to_text(bits: Bits) -> str:

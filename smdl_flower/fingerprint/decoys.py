@@ -56,21 +56,57 @@ def check(scores: Sequence[float], payload_log_ps: Mapping[str, Sequence[float]]
         >>> check(rng.standard_normal(1000), {"symmetric": np.log(rng.random(1000))}).count
         1000
     """
-    values = np.asarray(scores)
-    count = len(values)
-    summary = DecoySummary(
-        count, float(values.mean()), float(values.std()), float(values.max(initial=-math.inf))
-    )
+    summary = _summary(scores)
     problems = _carrier_problems(summary)
     for decoder, log_ps in payload_log_ps.items():
         problems += _payload_problems(decoder, np.exp(log_ps))
+    _refuse(problems, summary.count)
+    return summary
+
+
+def check_words(
+    scores: Sequence[float], payload_log_ps: Mapping[str, Sequence[float]]
+) -> DecoySummary:
+    """Compare decoys that have codewords and no carriers with what theorem 1 allows.
+
+    Args:
+        scores: Of the decoys, to be told; words with rare bits have heavy tails, so that only their
+            p-values are judged.
+        payload_log_ps: ln of their p-values by test.
+
+    Raises:
+        NotComparableError: They are not as the theorem says: nobody may be accused.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> check_words(rng.standard_normal(1000), {"symmetric": np.log(rng.random(1000))}).count
+        1000
+    """
+    summary = _summary(scores)
+    problems = [
+        problem
+        for test, log_ps in payload_log_ps.items()
+        for problem in _payload_problems(test, np.exp(log_ps))
+    ]
+    _refuse(problems, summary.count)
+    return summary
+
+
+def _summary(scores: Sequence[float]) -> DecoySummary:
+    values = np.asarray(scores)
+    return DecoySummary(
+        *(len(values), float(values.mean()), float(values.std())),
+        highest=float(values.max(initial=-math.inf)),
+    )
+
+
+def _refuse(problems: list[str], count: int) -> None:
     if problems:
         raise NotComparableError(
             f"{count} customers who were never issued a copy do not score as the theorem says "
             f"({'; '.join(problems)}); nobody may be accused on this. Report it: an assumption of "
             "docs/threat_model.md is broken"
         )
-    return summary
 
 
 def _carrier_problems(summary: DecoySummary) -> list[str]:

@@ -99,22 +99,24 @@ class Mark(CarrierMark):
         return amplitude(self.layout.size, self.spreading.length, self.strength**2 / 2)
 
 
-def embed(mark: Mark, key: CustomerKey) -> Vector:
+def embed(mark: Mark, key: CustomerKey, host: Vector | None = None) -> Vector:
     """Return the marked weights of a customer's copy.
 
     Args:
         mark: Of the base model; not changed.
         key: The customer's.
+        host: Weights to put the mark into, ``(d,)``, if they are not the base model's: what a
+            change made to them before is left in place, and the payload reads right all the same.
 
     Returns:
         Weights ``(d,)``, float32.
     """
-    spreading = mark.spreading
-    weights, carrier_sums = _add_carrier(mark, key)
-    host = spreading.project(mark.base, mark.layout) + carrier_sums / spreading.norms
+    spreading, start = mark.spreading, mark.base if host is None else host
+    weights, carrier_sums = _add_carrier(mark, key, start)
+    found = spreading.project(start, mark.layout) + carrier_sums / spreading.norms
     bits = codes.codeword(key, mark.biases).astype(np.float64)
     targets = (2 * bits - 1) * mark.amplitude
-    shifts = ((targets - host) / spreading.norms).astype(np.float32)
+    shifts = ((targets - found) / spreading.norms).astype(np.float32)
     for where, scale in mark.layout.pieces(CHUNK):
         step = shifts[spreading.groups[where]]
         step *= spreading.signed_profile[where]
@@ -123,11 +125,11 @@ def embed(mark: Mark, key: CustomerKey) -> Vector:
     return weights
 
 
-def _add_carrier(mark: Mark, key: CustomerKey) -> tuple[Vector, NDArray[np.float64]]:
-    """Base plus carrier, and the carrier's own sum over each payload group."""
+def _add_carrier(mark: Mark, key: CustomerKey, start: Vector) -> tuple[Vector, NDArray[np.float64]]:
+    """Start plus carrier, and the carrier's own sum over each payload group."""
     gain = np.float32(mark.strength / math.sqrt(2))
     spreading, profile = mark.spreading, mark.profile
-    weights = np.empty_like(mark.base)
+    weights = np.empty_like(start)
     sums = np.zeros(spreading.length)
     for where, values in mark.carrier(key):
         step = weights[where]
@@ -137,5 +139,5 @@ def _add_carrier(mark: Mark, key: CustomerKey) -> tuple[Vector, NDArray[np.float
         sums += sum_by_group(spreading.groups[where], products, spreading.length)
     for where, scale in mark.layout.pieces(CHUNK):
         weights[where] *= scale
-        weights[where] += mark.base[where]
+        weights[where] += start[where]
     return weights, sums

@@ -9,6 +9,7 @@ that any innocent is named in any stage.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Comparison:
 
     Attributes:
         customer: Whose word.
-        tests: Carrier first, then the decoders.
+        tests: Carrier first, if there is one, then the decoders.
         word: The codeword, ``(m,)``.
     """
 
@@ -71,8 +72,10 @@ class Comparison:
         A function of the customer's own word. A list of the best would not do: who is on it depends
         on innocents' words, and then theorem 2 does not hold.
         """
-        payload = min(test.log_p for test in self.tests[1:])
-        return self.carrier_score >= PROMISING_SCORE or payload <= PROMISING_LOG_P
+        return any(
+            test.score >= PROMISING_SCORE if test.name == CARRIER else test.log_p <= PROMISING_LOG_P
+            for test in self.tests
+        )
 
     def log_p(self, name: str) -> float:
         """Return ln of the p-value of one test."""
@@ -99,6 +102,16 @@ class Finding:
     stage: int
     tests: tuple[Test, ...]
     threshold: float
+
+
+class Stage(Protocol):
+    """All tests of one stage of accusing."""
+
+    def compare(self, key: CustomerKey) -> Comparison:
+        """Return one customer's comparison."""
+
+    def after(self, accused: Sequence[CustomerKey]) -> "Stage":
+        """Return the tests of the stage that follows these accusations."""
 
 
 class Comparator:
@@ -152,7 +165,7 @@ class Trace:
     findings: tuple[Finding, ...]
 
 
-def trace(first: Comparator, customers: Iterable[CustomerKey], level: Level) -> Trace:
+def trace(first: Stage, customers: Iterable[CustomerKey], level: Level) -> Trace:
     """Compare all customers with a reading and name the traitors, stage by stage.
 
     Args:
@@ -171,8 +184,8 @@ def trace(first: Comparator, customers: Iterable[CustomerKey], level: Level) -> 
         remaining = [key for name, key in keys.items() if name not in named]
         if not new or not remaining:
             break
-        comparator = first.after([keys[name] for name in sorted(named)])
-        new = _findings(map(comparator.compare, remaining), level, stage)
+        following = first.after([keys[name] for name in sorted(named)])
+        new = _findings(map(following.compare, remaining), level, stage)
         findings += new
     return Trace(comparisons, tuple(findings))
 

@@ -50,6 +50,8 @@ def issued(tmp_path_factory):
         code_coalition=4,
         strength=0.2,
         max_accuracy_drop=0.0,
+        queries=0,
+        query_pools=1,
         demo_customers=0,
     )
     base = models.to_weights(models.build(spec, seed=3))
