@@ -108,7 +108,7 @@ def one_model(
             rows.append(judged(number, f"mean of {size}, {said}", home, asked))
     innocents = [base.weights, models.to_weights(models.build(base.spec, seed=number))]
     asked = [(served(w, base.spec, soft=True), set[str]()) for w in innocents]
-    rows.append(judged(number, "w0, a new model", home, asked))
+    rows.append(judged(number, "w0, an untrained model", home, asked))
     return rows
 
 
