@@ -175,9 +175,10 @@ Each copy was read back from its file before it was recorded and released.</p>
 <h2>Replies that were not used as they were</h2>
 <table><tr><th>node</th><th>participant, as it says</th><th>rounds</th><th>used</th>
 <th>reason</th></tr>
-{% for incident in outcome.incidents %}<tr><td><code>{{ incident.node }}</code></td>
-<td>{{ incident.participant or "never said" }}</td><td>{{ incident.rounds | join(", ") }}</td>
-<td>{{ "yes" if incident.used else "no" }}</td><td>{{ incident.reason }}</td></tr>
+{% for incident in outcome.incidents %}<tr><td>{{ incident.name or "" }}
+<code>{{ incident.node }}</code></td><td>{{ incident.participant or "never said" }}</td>
+<td>{{ incident.rounds | join(", ") }}</td><td>{{ "yes" if incident.used else "no" }}</td>
+<td>{{ incident.reason }}</td></tr>
 {% endfor %}</table>{% endif %}
 {% include "privacy" %}
 <h2>What is not shown</h2><ul>

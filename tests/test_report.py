@@ -107,3 +107,16 @@ def test_a_run_that_leaves_issuing_to_others_says_the_next_step(run_folder):
     (run_folder / "run.json").write_text(json.dumps(offline))
     report.write_run_report(run_folder)
     assert "smdl issue global.safetensors" in (run_folder / "report.html").read_text()
+
+
+def test_a_run_page_names_who_sent_what_could_not_be_used(run_folder):
+    outcome = json.loads((run_folder / "run.json").read_text())
+    incident = {"node": "77", "name": "clinic-b", "participant": None, "used": False}
+    words = {"reason": "error reply: <script>alert(1)</script>", "rounds": [2, 3]}
+    outcome["incidents"] = [incident | words]
+    (run_folder / "run.json").write_text(json.dumps(outcome))
+    report.write_run_report(run_folder)
+    page = (run_folder / "report.html").read_text()
+    for text in ("clinic-b", "<code>77</code>", "never said", "2, 3", "&lt;script&gt;"):
+        assert text in page
+    assert "<script" not in page

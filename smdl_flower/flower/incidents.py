@@ -12,6 +12,7 @@ class Incident:
     Attributes:
         round: From 1.
         node: Flower's id: what Flower authenticates.
+        name: That the owner registered the node under; None in a simulation.
         participant: Six digits, as the node says; None if it never said.
         reason: What it is.
         used: Whether the reply went into the model nevertheless.
@@ -19,9 +20,15 @@ class Incident:
 
     round: int
     node: int
+    name: str | None
     participant: str | None
     reason: str
     used: bool = False
+
+    @property
+    def who(self) -> str:
+        """The node, for people."""
+        return who(self.node, self.name)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Incident":
@@ -33,11 +40,21 @@ class Incident:
         return {**asdict(self), "node": str(self.node)}
 
 
+def who(node: int, name: str | None) -> str:
+    """Return a node as people are told of it.
+
+    Example:
+        >>> who(7, "clinic-b"), who(7, None)
+        ('node 7 (clinic-b)', 'node 7')
+    """
+    return f"node {node} ({name})" if name else f"node {node}"
+
+
 def grouped(incidents: Iterable[Incident]) -> list[dict[str, Any]]:
     """Return one entry for what happened to a node in several rounds.
 
     Example:
-        >>> twice = [Incident(number, 7, None, "no reply in time") for number in (1, 3)]
+        >>> twice = [Incident(number, 7, None, None, "silent") for number in (1, 3)]
         >>> [(entry["node"], entry["rounds"]) for entry in grouped(twice)]
         [('7', [1, 3])]
     """

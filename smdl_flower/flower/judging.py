@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message
+from flwr.serverapp import Grid
 
 from smdl_flower.errors import PrivacyError
 from smdl_flower.flower import records, replies, weighing
@@ -38,6 +39,11 @@ class Judge:
     def __post_init__(self) -> None:
         self.refused: list[str] = []
         self._seats = Seats()
+        self._names: dict[int, str] = {}
+
+    def meet(self, grid: Grid) -> None:
+        """Learn the names that the owner registered nodes under; a simulation has none."""
+        self._names |= {info.node_id: info.name for info in grid.get_nodes() if info.name}
 
     def training(
         self,
@@ -141,25 +147,27 @@ class Judge:
                     f"it says that it has {before:,} images, {share:.4g} % of all in this round; "
                     f"counted as {after:,.0f} (max-weight {self.max_weight:g})"
                 )
-                self._note(Incident(number, node, self._who(node, valid[node]), reason, used=True))
+                self._note(self._incident(number, node, valid[node], reason, used=True))
 
     def _refuse(self, number: int, node: int, answer: Message | None, reason: str) -> None:
-        self.refused.append(f"node {node}: {reason}")
-        self._note(Incident(number, node, self._who(node, answer), reason))
+        incident = self._incident(number, node, answer, reason)
+        self.refused.append(f"{incident.who}: {reason}")
+        self._note(incident)
 
     def _note(self, incident: Incident) -> None:
         what = "used, but" if incident.used else "refused"
         log.warning(
-            "round %d, reply of node %d %s: %s",
-            incident.round,
-            incident.node,
-            what,
-            incident.reason,
+            *("round %d, reply of %s %s: %s", incident.round),
+            *(incident.who, what, incident.reason),
         )
         self.report(incident)
 
-    def _who(self, node: int, answer: Message | None) -> str | None:
-        return self._seats.of(node) or (replies.claimed_participant(answer) if answer else None)
+    def _incident(
+        self, number: int, node: int, answer: Message | None, reason: str, *, used: bool = False
+    ) -> Incident:
+        claimed = replies.claimed_participant(answer) if answer else None
+        participant = self._seats.of(node) or claimed
+        return Incident(number, node, self._names.get(node), participant, reason, used)
 
 
 def _require_asked(answer: Message, sent: Mapping[str, int]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from smdl_flower.errors import DeliveryError
+from smdl_flower.flower.replies import shown
 
 PRESENT = "query.present"  # types of message: who are you, and here is yours
 RECEIVE = "query.receive"
@@ -63,11 +64,11 @@ def read_reply(reply: Message, *names: str) -> dict[str, str]:
         DeliveryError: The node failed or declined, or the reply is not as :func:`read` wants it.
     """
     if reply.has_error():
-        raise DeliveryError(f"error reply: {shortened(reply.error.reason or '')}")
+        raise DeliveryError(f"error reply: {shown(reply.error.reason or '', 200)}")
     if reply.content.array_records:
         raise DeliveryError("the message has other fields than expected")
     if DECLINED in reply.content.config_records.get(_FIELDS, ConfigRecord()):
-        raise DeliveryError(f"declined: {shortened(read(reply.content, DECLINED)[DECLINED])}")
+        raise DeliveryError(f"declined: {shown(read(reply.content, DECLINED)[DECLINED], 200)}")
     return read(reply.content, *names)
 
 
@@ -87,9 +88,3 @@ def sealed_bytes(content: RecordDict) -> bytes:
     if values.ndim != 1 or values.dtype != np.uint8:
         raise DeliveryError("the sealed copy is not stored as bytes")
     return values.tobytes()
-
-
-def shortened(text: str) -> str:
-    """Return one printable line of another party's words."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "?" for c in line[-200:])

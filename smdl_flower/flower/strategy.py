@@ -163,6 +163,7 @@ class FingerprintStrategy(Strategy):
         """Let the inner strategy choose nodes, set the learning rate, and mark what is sent."""
         number = server_round + self._rules.completed
         self._await_nodes(grid, first=server_round == 1)
+        self._judge.meet(grid)
         config[records.LEARNING_RATE] = self._rules.learning_rate(number)
         if self._rules.partition:
             config[records.PARTITION_SHA256] = self._rules.partition.sha256()

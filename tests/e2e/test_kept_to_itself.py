@@ -58,7 +58,7 @@ def test_the_run_went_on_and_names_the_node_with_a_code(journey):
     nodes = json.loads((journey.folder / "owner" / "state" / "nodes.json").read_text())["nodes"]
     (incident,) = outcome["incidents"]
     assert incident["reason"] == "error reply: data-unreadable"
-    assert incident["node"] == nodes[NAMES[2]]
+    assert (incident["node"], incident["name"]) == (nodes[NAMES[2]], NAMES[2])
     assert outcome["status"] == "completed"
 
 

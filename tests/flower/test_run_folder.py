@@ -43,12 +43,14 @@ def test_a_resumed_run_takes_over_completed_rounds_only(tmp_path):
 def test_a_resumed_run_takes_over_all_incidents(tmp_path):
     (tmp_path / "earlier").mkdir()
     earlier = RunFolder(tmp_path / "earlier")
-    incident = Incident(3, 2**63 + 5, "000001", "bias has values that are NaN or infinite")
+    incident = Incident(
+        3, 2**63 + 5, "clinic-b", "000001", "bias has values that are NaN or infinite"
+    )
     earlier.append_incident(incident)
     later = RunFolder(tmp_path / "later")
     later.copy_rounds(earlier.path, rounds=2)
-    later.append_incident(Incident(3, 9, None, "no reply in time"))
-    later.append_incident(Incident(4, 9, None, "no reply in time"))
+    later.append_incident(Incident(3, 9, None, None, "no reply in time"))
+    later.append_incident(Incident(4, 9, None, None, "no reply in time"))
     assert later.incidents()[0] == incident
     later.finish({})
     assert [entry["rounds"] for entry in (later.outcome() or {})["incidents"]] == [[3], [3, 4]]

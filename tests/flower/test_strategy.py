@@ -4,11 +4,13 @@ import weakref
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
 from smdl_flower import config
 from smdl_flower.errors import FederationError
 from smdl_flower.flower import checkpoint, records, strategies
+from smdl_flower.flower.incidents import Incident
 from smdl_flower.flower.marking import Unmarked
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.flower.strategy import FingerprintStrategy, RoundRules
@@ -128,6 +130,21 @@ def test_a_run_goes_on_without_a_participant_that_fails(grid_of, issuer):
 def test_too_few_replies_stop_the_run_and_name_who_failed(grid_of, issuer):
     with pytest.raises(FederationError, match=r"round 1: 1 valid replies of 2.*node 2: error"):
         run(grid_of(honest, crash), issuer)
+
+
+def test_a_refused_node_is_called_what_its_owner_registered_it_as(grid_of, issuer, monkeypatch):
+    seen: list[Incident] = []
+    grid = grid_of(honest, crash, honest)
+    nodes = [NodeInfo(node_id=1, name="clinic-a"), NodeInfo(node_id=2, name="clinic-b")]
+    monkeypatch.setattr(grid, "get_nodes", lambda: nodes)
+    strategy = FingerprintStrategy(
+        *(fedavg(), issuer, Unmarked()),
+        rules=RoundRules(min_replies=2, learning_rate=lambda _: 0.1, report=seen.append),
+    )
+    strategy.start(grid, records.to_record(MODEL), num_rounds=1)
+    assert [(i.node, i.name, i.participant) for i in seen] == [(2, "clinic-b", None)]
+    with pytest.raises(FederationError, match=r"node 2 \(clinic-b\): error reply"):
+        strategy.start(grid_of(crash, crash, crash), records.to_record(MODEL), num_rounds=1)
 
 
 def test_a_participant_that_never_answers_counts_as_missing(grid_of, issuer):
