@@ -167,6 +167,11 @@ were issued a copy of their own.{% else %}Copies are to be issued elsewhere:
 <td>{{ copy.accuracy | percent }}</td><td>{{ copy.matching_bits }} of {{ outcome.code_length }}</td>
 <td>{{ "%.0f" | format(copy.carrier_score) }}</td>
 <td>{{ "yes" if copy.path else copy.reason }}</td></tr>{% endfor %}</table>
+{% if outcome.deliveries is defined %}<p>Delivered over Flower:
+{{ outcome.deliveries | selectattr("delivered") | map(attribute="customer") | join(", ")
+or "nobody" }}.
+{% for d in outcome.deliveries if not d.delivered %}<br>To be handed over by other means:
+{{ d.customer }} ({{ d.reason }}){% endfor %}</p>{% endif %}
 <p class="small">Base model <code>{{ outcome.model_id }}</code>, accuracy
 {{ outcome.base_accuracy | percent }}, {{ "{:,}".format(outcome.marked_weights) }} marked weights.
 Each copy was read back from its file before it was recorded and released.</p>

@@ -101,6 +101,20 @@ def test_a_run_page_tells_issued_copies_from_refused_ones(run_folder):
     assert "91.0% accuracy" in re.sub(r"\s+", " ", page)
 
 
+def test_a_run_page_says_who_has_its_copy_and_who_must_be_given_it(run_folder):
+    outcome = json.loads((run_folder / "run.json").read_text())
+    lie = "declined: <script>alert(1)</script>"
+    outcome["deliveries"] = [
+        {"customer": "clinic-a", "node": "1", "delivered": True, "reason": ""},
+        {"customer": "bank-b", "node": "2", "delivered": False, "reason": lie},
+    ]
+    (run_folder / "run.json").write_text(json.dumps(outcome))
+    report.write_run_report(run_folder)
+    page = re.sub(r"\s+", " ", (run_folder / "report.html").read_text())
+    assert "Delivered over Flower: clinic-a. <br>To be handed over by other means: bank-b" in page
+    assert "<script>alert" not in page
+
+
 def test_a_run_that_leaves_issuing_to_others_says_the_next_step(run_folder):
     outcome = json.loads((run_folder / "run.json").read_text())
     offline = {**outcome, "where": "offline", "copies": [], "next": "smdl issue global.safetensors"}

@@ -1,5 +1,6 @@
 """``smdl deploy``: a real federation, from its keys to its runs."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,8 @@ from smdl_flower.cli.scenario import ScenarioArgument, load
 from smdl_flower.config import find_app
 from smdl_flower.deployment import checking, folders, running
 from smdl_flower.deployment.certificates import DAYS
+from smdl_flower.flower.owner import home_path
+from smdl_flower.flower.run_folder import RunFolder
 from smdl_flower.own_images import Inspection
 
 UNHEALTHY = 2
@@ -83,11 +86,26 @@ def run(
     """Run a scenario at the participants and wait for its end."""
     flat, config = load(scenario, assignments)
     federation = folders.load(folder)
+    begun = time.time()
     with progress.of_rounds(config.federation.rounds) as round_done:
         app = find_app(scenario.parent)
         watch = running.Watch(begun=_say_who_is_missing, round_done=round_done)
         running.run(federation, app, flat, at=at, watch=watch)
-    console.print("The run is complete; its folder is in runs/ of the owner's home on the server")
+    found = _run_folder(config.scenario, begun)
+    if found is None:
+        console.print(
+            "The run is complete; its folder is in runs/ of the owner's home on the server"
+        )
+        return
+    tables.print_run(found.outcome() or {})
+    console.print(f"Run folder: {found.path}")
+
+
+def _run_folder(scenario: str, begun: float) -> RunFolder | None:
+    """The folder of the run that has just ended, if this is the server and its usual home."""
+    folders = (home_path() / "runs").glob(f"{scenario}-*/run.json")
+    recent = [path for path in folders if path.stat().st_mtime >= begun]
+    return RunFolder(max(recent, key=lambda p: p.stat().st_mtime).parent) if recent else None
 
 
 @app.command("clean")
