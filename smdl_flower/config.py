@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from smdl_flower import sealing
 from smdl_flower.errors import ConfigError
 
 Scalar = str | int | float | bool
@@ -130,9 +131,10 @@ class MarkingConfig(Section):
 
 
 class DeliveryConfig(Section):
-    """How participants that are customers get their copies."""
+    """How models leave the server: copies to their customers, or the base model to an issuer."""
 
     enabled: bool = Field(alias="fingerprint.deliver")
+    seal_to: str = Field(alias="fingerprint.seal-to")
 
 
 class PrivacyConfig(Section):
@@ -379,13 +381,31 @@ def _contradictions(config: RunConfig) -> list[str]:
             "fingerprint.where = 'offline' keeps it away; set it to false (a model leaked in "
             "training then names nobody), or issue on the server"
         )
-    if config.delivery.enabled and config.fingerprint.where == "offline":
+    return problems + _offline_contradictions(config) + _privacy_contradictions(config)
+
+
+def _offline_contradictions(config: RunConfig) -> list[str]:
+    problems, seal_to = [], config.delivery.seal_to
+    offline = config.fingerprint.where == "offline"
+    if offline and not seal_to:
+        problems.append(
+            "fingerprint.seal-to: needed with fingerprint.where = 'offline', so that only the "
+            "owner can open the base model; smdl sealing-key prints it, where the owner's home is"
+        )
+    if seal_to and not offline:
+        problems.append("fingerprint.seal-to: used with fingerprint.where = 'offline' only")
+    if seal_to:
+        try:
+            sealing.from_text(seal_to)
+        except ConfigError as error:
+            problems.append(f"fingerprint.seal-to: {error}")
+    if config.delivery.enabled and offline:
         problems.append(
             "fingerprint.deliver: true needs the copies on the server, and fingerprint.where = "
             "'offline' makes them elsewhere, after the run; set it to false and hand them over "
             "yourself, or issue on the server"
         )
-    return problems + _privacy_contradictions(config)
+    return problems
 
 
 def _privacy_contradictions(config: RunConfig) -> list[str]:

@@ -79,7 +79,38 @@ def read(path: Path, limits: Limits | None = None) -> ModelFile:
         >>> read(path).weights["layer.weight"].tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    return parse(_read_bytes(path, limits or Limits()), str(path), limits)
+    return parse(read_bytes(path, limits), str(path), limits)
+
+
+def read_bytes(path: Path, limits: Limits | None = None) -> bytes:
+    """Return the content of a file that may be hostile, whatever it holds.
+
+    Raises:
+        MissingFileError: There is no such file.
+        SuspectFileError: Not a regular file, too large, or it changed meanwhile.
+    """
+    most = (limits or Limits()).file_bytes
+    try:
+        # A link may point anywhere; a pipe would block.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
+        raise MissingFileError(f"{path}: there is no such file") from None
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise SuspectFileError(f"{path}: cannot be opened as a plain file ({reason})") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise SuspectFileError(f"{path}: not a regular file; expected a .safetensors file")
+    with os.fdopen(descriptor, "rb") as stream:
+        if status.st_size > most:
+            raise SuspectFileError(
+                f"{path}: {status.st_size:,} bytes, at most {most:,} are examined"
+            )
+        content = stream.read(status.st_size + 1)
+    if len(content) != status.st_size:
+        raise SuspectFileError(f"{path}: changed while it was read; copy it, then examine the copy")
+    return content
 
 
 def parse(content: bytes, source: str, limits: Limits | None = None) -> ModelFile:
@@ -141,30 +172,6 @@ def digest(weights: Mapping[str, NDArray[np.float32]]) -> str:
         total.update(json.dumps([name, list(array.shape)]).encode())
         total.update(array.data)
     return total.hexdigest()
-
-
-def _read_bytes(path: Path, limits: Limits) -> bytes:
-    try:
-        # A link may point anywhere; a pipe would block.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
-        raise MissingFileError(f"{path}: there is no such file") from None
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise SuspectFileError(f"{path}: cannot be opened as a plain file ({reason})") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise SuspectFileError(f"{path}: not a regular file; expected a .safetensors file")
-    with os.fdopen(descriptor, "rb") as stream:
-        if status.st_size > limits.file_bytes:
-            raise SuspectFileError(
-                f"{path}: {status.st_size:,} bytes, at most {limits.file_bytes:,} are examined"
-            )
-        content = stream.read(status.st_size + 1)
-    if len(content) != status.st_size:
-        raise SuspectFileError(f"{path}: changed while it was read; copy it, then examine the copy")
-    return content
 
 
 def _checked_header(source: str, content: bytes, limits: Limits) -> dict[str, Any]:

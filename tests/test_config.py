@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smdl_flower import config
+from smdl_flower import config, sealing
 from smdl_flower.config import RunConfig, Scalar
 from smdl_flower.errors import ConfigError
+from smdl_flower.sealing import SealingKey
 
 CHECKOUT = config.example_app_dir()
 DEFAULTS = config.load_defaults(CHECKOUT)
@@ -80,14 +81,31 @@ def test_text_or_a_number_where_a_truth_value_belongs_is_named(key: str, value: 
     assert refusal(DEFAULTS | {key: value}).startswith(f"{key}: {value!r} is not allowed")
 
 
+SEAL_TO = sealing.to_text(SealingKey(bytes(32)).public)
+OFFLINE = DEFAULTS | {
+    "fingerprint.where": "offline",
+    "fingerprint.mark-training": False,
+    "fingerprint.seal-to": SEAL_TO,
+}
+
+
+def test_an_offline_run_must_say_for_whom_its_model_is_sealed() -> None:
+    assert config.parse(OFFLINE).delivery.seal_to == SEAL_TO
+    assert "smdl sealing-key prints it" in refusal(OFFLINE | {"fingerprint.seal-to": ""})
+    wrong = SEAL_TO[:5] + ("0" if SEAL_TO[5] != "0" else "1") + SEAL_TO[6:]
+    assert "is no sealing key" in refusal(OFFLINE | {"fingerprint.seal-to": wrong})
+    on_server = DEFAULTS | {"fingerprint.seal-to": SEAL_TO}
+    assert "used with fingerprint.where = 'offline' only" in refusal(on_server)
+
+
 def test_marks_in_training_without_a_key_on_the_server_are_refused_with_the_reason() -> None:
-    offline = DEFAULTS | {"fingerprint.where": "offline"}
+    offline = DEFAULTS | {"fingerprint.where": "offline", "fingerprint.seal-to": SEAL_TO}
     assert "fingerprint.mark-training: true needs the master key" in refusal(offline)
     assert not config.parse(offline | {"fingerprint.mark-training": False}).marking.enabled
 
 
 def test_delivering_what_is_issued_elsewhere_is_refused_with_the_reason() -> None:
-    offline = DEFAULTS | {"fingerprint.where": "offline", "fingerprint.mark-training": False}
+    offline = OFFLINE | {"fingerprint.mark-training": False}
     assert "fingerprint.deliver: true needs the copies on the server" in refusal(
         offline | {"fingerprint.deliver": True}
     )

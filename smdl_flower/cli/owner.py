@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from smdl_flower import issuing, weights
+from smdl_flower import handover, issuing, sealing
 from smdl_flower.cli import tables
 from smdl_flower.cli.options import (
     HomeOption,
@@ -47,6 +47,7 @@ def init(
         "home": str(created.path),
         "encrypted": passphrase is not None,
         "key_commitment": created.key.commitment(),
+        "sealing_key": sealing.to_text(created.key.sealing_key().public),
     }
     if as_json:
         print_json(document)
@@ -57,8 +58,27 @@ def init(
     console.print(f"Key commitment to publish before you deliver: {document['key_commitment']}")
 
 
+def sealing_key(
+    home: HomeOption = None,
+    passphrase_file: PassphraseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the public key that a server seals base models for (fingerprint.seal-to).
+
+    It goes into scenarios with fingerprint.where = "offline". It is no secret: only this home opens
+    what is sealed for it, with smdl issue.
+    """
+    public = sealing.to_text(open_home(home, passphrase_file).key.sealing_key().public)
+    if as_json:
+        print_json({"format": "smdl-sealing-key/1", "sealing_key": public})
+    else:
+        typer.echo(public)
+
+
 def issue(
-    model: Annotated[Path, typer.Argument(help="Trained model, a safetensors file.")],
+    model: Annotated[
+        Path, typer.Argument(help="Trained model: a safetensors file, or global.sealed of a run.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the copies.")],
     customers: Annotated[
         list[str] | None,
@@ -112,7 +132,7 @@ def issue(
     }
     config = checked(FingerprintConfig, values)
     owner = open_home(home, passphrase_file)
-    file = weights.read(model)
+    file = handover.read(model, owner.key.sealing_key())
     spec = (
         ModelSpec(arch, channels, classes, image_size)
         if arch

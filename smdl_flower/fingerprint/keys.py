@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from smdl_flower.sealing import SealingKey
+
 KEY_BYTES = 32
 _FROM_ZERO = modes.CTR(bytes(16))
 
@@ -106,6 +108,14 @@ class OwnerKey:
     def authenticate(self, purpose: str, message: bytes) -> bytes:
         """Return the 32-byte HMAC-SHA256 of a message, under a key for that purpose only."""
         return hmac.digest(_expand(self.secret, f"mac/{purpose}"), message, "sha256")
+
+    def sealing_key(self) -> SealingKey:
+        """Return the key that opens what a server sealed for this owner.
+
+        Derived, so there is no further secret to keep: it is protected, backed up and lost with the
+        master key, which could make every copy from the base model in any case.
+        """
+        return SealingKey(_expand(self.secret, "sealing"))
 
     def commitment(self) -> str:
         """Return a value, hexadecimal, that binds to this key and does not help to find it."""

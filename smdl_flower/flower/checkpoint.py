@@ -1,5 +1,6 @@
 """State of a run after a round, enough to go on as if it had never stopped."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def load(run: Path, config_sha256: str) -> Checkpoint:
         parts[part][key] = array
     run_id = file.metadata.get("run", "")  # versions before 0.2 had none
     return Checkpoint(int(file.metadata["round"]), **parts, run=run_id)
+
+
+def discard(run: Path) -> None:
+    """Remove a run's checkpoints, which are unmarked models; nothing else in its folder."""
+    for path in (run / DIRECTORY).glob("round-*.safetensors"):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there was none, or there is something else in it
+        (run / DIRECTORY).rmdir()
 
 
 def optimizer_state(strategy: Strategy) -> Weights:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from smdl_flower import issuing, weights
+from smdl_flower import handover, issuing, models, sealing
 from smdl_flower.config import RunConfig
-from smdl_flower.errors import ConfigError
+from smdl_flower.errors import CapacityError, ConfigError
 from smdl_flower.flower.delivering import Deliverer
 from smdl_flower.flower.run_folder import RunFolder
 from smdl_flower.home import OwnerHome
@@ -87,26 +87,40 @@ class ServerIssuer:
 
 
 class OfflineIssuer:
-    """Leaves the base model for an issuer elsewhere; this host holds no key and no registry."""
+    """Seals the base model for an issuer elsewhere; this host holds no key and no registry."""
 
     def __init__(self, run: RunConfig, spec: ModelSpec, folder: RunFolder) -> None:
         issuing.require_capacity(spec, run.fingerprint)
+        _require_sealable(spec)
+        self._recipient = sealing.from_text(run.delivery.seal_to)
         self._run = run
         self._spec = spec
         self._folder = folder
 
     def issue(self, base: Weights, _grid: Grid) -> None:
-        """Write ``global.safetensors`` (private: it is unmarked) and ``run.json``."""
-        path = self._folder.path / "global.safetensors"
-        weights.write(path, base, self._spec.to_metadata())
+        """Write ``global.sealed`` and ``run.json``; nothing of the model is left in clear."""
+        path = self._folder.path / "global.sealed"
+        handover.write(path, base, self._spec.to_metadata(), self._recipient)
         self._folder.finish(
             {
                 "scenario": self._run.scenario,
                 "rounds": self._run.federation.rounds,
                 "where": "offline",
+                "sealed_for": self._run.delivery.seal_to,
                 "next": f"smdl issue {path} --out DIR",
                 "copies": [],
             }
+        )
+
+
+def _require_sealable(spec: ModelSpec) -> None:
+    """Refuse a model that is too large to seal, before anybody trains it."""
+    untrained = models.to_weights(models.build(spec, seed=0))
+    size = sum(array.nbytes for array in untrained.values()) + (1 << 20)  # and a header
+    if size > sealing.LARGEST:
+        raise CapacityError(
+            f"{spec.name} takes {size:,} bytes, and {sealing.LARGEST:,} can be sealed; issue on "
+            "the server (fingerprint.where = 'server')"
         )
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,9 +90,13 @@ class RunFolder:
             self.append_incident(incident)
 
     def finish(self, outcome: Mapping[str, Any]) -> None:
-        """Write ``run.json`` of a run that succeeded and drop its checkpoint (it is unmarked)."""
+        """Write ``run.json`` of a run that succeeded and drop its checkpoints (they are unmarked).
+
+        Those of the interrupted runs that it went on from go as well: nothing is left to resume.
+        """
         self._write_outcome({"status": "completed", "error": None, **outcome})
-        shutil.rmtree(self.path / checkpoint.DIRECTORY, ignore_errors=True)
+        for folder in self._lineage():
+            checkpoint.discard(folder)
 
     @contextmanager
     def recording_failure(self) -> Iterator[None]:
@@ -116,6 +119,19 @@ class RunFolder:
     def seconds(self) -> float:
         """Return the time since this object was made."""
         return time.monotonic() - self._started
+
+    def _lineage(self) -> list[Path]:
+        """This folder and those it went on from, by what their ``resolved.json`` say."""
+        folders = [self.path]
+        while True:
+            try:
+                document = json.loads((folders[-1] / "resolved.json").read_bytes())
+                earlier = Path(document["config"]["resume-from"] or folders[-1])
+            except (OSError, ValueError, KeyError, TypeError):
+                return folders  # not ours to clear away
+            if earlier in folders:
+                return folders
+            folders.append(earlier)
 
     def _write_outcome(self, outcome: Mapping[str, Any]) -> None:
         seconds = round(self.seconds(), 1)

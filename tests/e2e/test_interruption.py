@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smdl_flower import training
+from smdl_flower import sealing, training
 from smdl_flower.home import OwnerHome
 
 pytestmark = pytest.mark.e2e
@@ -100,17 +100,47 @@ def test_a_run_with_other_settings_cannot_be_resumed(simulate, failing_from_roun
     assert "other settings" in outcome.err
 
 
-def test_issuing_offline_needs_no_home_and_is_finished_elsewhere(smdl, simulate, home, tmp_path):
-    absent = tmp_path / "no-home"
-    outcome = smdl(
-        *("simulate", SMOKE, "--engine", "inline", "--json", "--home", absent),
-        *("--out", tmp_path / "run", "--set", "fingerprint.where=offline"),
-        *("--set", "fingerprint.mark-training=false"),
+@pytest.fixture
+def offline(smdl, home, tmp_path):
+    """Settings of a run whose server has neither home nor key."""
+    key = smdl("sealing-key", "--home", home).out.strip()
+    values = (
+        *("fingerprint.where=offline", "fingerprint.mark-training=false"),
+        *("num-server-rounds=2", "local-epochs=1", f"fingerprint.seal-to={key}"),
     )
-    assert outcome.code == 0
-    assert not absent.exists()
-    model = tmp_path / "run" / "global.safetensors"
+
+    def run(out, *more, code=0):
+        settings = [word for value in (*values, *more) for word in ("--set", value)]
+        absent = tmp_path / "no-home"
+        outcome = smdl(
+            *("simulate", SMOKE, "--engine", "inline", "--json", "--home", absent),
+            *("--out", out, *settings),
+        )
+        assert outcome.code == code
+        assert not absent.exists()
+        return outcome
+
+    return run
+
+
+def models_in_clear(folder):
+    """Files below a folder that are, or hold, a model somebody could read."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and (path.suffix == ".safetensors" or b"smdl-model/1" in path.read_bytes())
+    ]
+
+
+def test_issuing_offline_needs_no_home_and_is_finished_elsewhere(smdl, offline, home, tmp_path):
+    run = offline(tmp_path / "run").document
+    model = tmp_path / "run" / "global.sealed"
     assert model.stat().st_mode & 0o077 == 0
+    assert models_in_clear(tmp_path / "run") == []
+    assert (
+        run["sealed_for"] == smdl("sealing-key", "--home", home, "--json").document["sealing_key"]
+    )
     smdl("customer", "add", "clinic-a", "--home", home)
     issued = smdl(
         *("issue", model, "--home", home, "--out", tmp_path / "copies"), "--data", "digits"
@@ -118,6 +148,53 @@ def test_issuing_offline_needs_no_home_and_is_finished_elsewhere(smdl, simulate,
     assert issued.code == 0
     verdict = smdl("verify", tmp_path / "copies" / "clinic-a.safetensors", "--home", home, "--json")
     assert [a["customer"] for a in verdict.document["accused"]] == ["clinic-a"]
+
+
+def test_a_model_too_large_to_seal_is_refused_before_training(offline, tmp_path, monkeypatch):
+    monkeypatch.setattr(sealing, "LARGEST", 1 << 20)
+    assert "issue on the server" in offline(tmp_path / "run", code=2).err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_another_owner_and_a_damaged_file_are_refused_in_one_line(smdl, offline, home, tmp_path):
+    offline(tmp_path / "run")
+    model, out = tmp_path / "run" / "global.sealed", tmp_path / "copies"
+    printed = smdl("init", "--home", tmp_path / "other", "--json").document["sealing_key"]
+    assert printed == smdl("sealing-key", "--home", tmp_path / "other").out.strip()
+    for owner in (home, tmp_path / "other"):
+        smdl("customer", "add", "clinic-a", "--home", owner)
+
+    def refused(code, *, home=home):
+        outcome = smdl("issue", model, "--home", home, "--out", out, "--no-fidelity-check")
+        assert (outcome.code, outcome.err.count("\n"), out.exists()) == (code, 1, False)
+        return outcome.err
+
+    assert "sealed for" in refused(2, home=tmp_path / "other")
+    content = bytearray(model.read_bytes())
+    content[-100] ^= 1
+    model.write_bytes(content)
+    assert "altered or cut off" in refused(3)
+    model.write_bytes(content[:90])
+    assert "cut off" in refused(3)
+
+
+def test_a_resumed_offline_run_leaves_no_model_in_clear(
+    offline, failing_from_round, tmp_path, monkeypatch
+):
+    """Also not in the folders of the interrupted runs that it went on from."""
+    three = "num-server-rounds=3"
+    failing_from_round(2)
+    offline(tmp_path / "first", three, code=2)
+    (tmp_path / "first" / "checkpoint" / "notes").write_text("mine")
+    failing_from_round(2)  # of those it trains
+    offline(tmp_path / "second", three, f"resume-from={tmp_path / 'first'}", code=2)
+    for name in ("first", "second"):
+        assert len(models_in_clear(tmp_path / name)) == 1  # to be resumed from
+    monkeypatch.undo()
+    offline(tmp_path / "third", three, f"resume-from={tmp_path / 'second'}")
+    for name in ("first", "second", "third"):
+        assert models_in_clear(tmp_path / name) == [], name
+    assert (tmp_path / "first" / "checkpoint" / "notes").read_text() == "mine"
 
 
 def test_a_fidelity_budget_that_no_copy_keeps_fails_the_run(simulate, tmp_path, monkeypatch):

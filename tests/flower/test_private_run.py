@@ -8,13 +8,14 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 import client_app.app
 import server_app.app
-from smdl_flower import config, verifying
+from smdl_flower import config, sealing, verifying
 from smdl_flower.errors import FederationError
 from smdl_flower.flower import inline, owner, records
 from smdl_flower.flower.run_folder import RUN_DIRECTORY_VARIABLE
 from smdl_flower.home import OwnerHome
 from smdl_flower.privacy.ledger import Ledger
 from smdl_flower.privacy.private_round import LEDGER_VARIABLE
+from smdl_flower.sealing import SealingKey
 
 FLAT = config.load_defaults(config.example_app_dir()) | {
     "data": "digits",
@@ -25,6 +26,7 @@ FLAT = config.load_defaults(config.example_app_dir()) | {
     "momentum": 0.0,
     "weight-decay": 0.0,
     "fingerprint.where": "offline",
+    "fingerprint.seal-to": sealing.to_text(SealingKey(bytes(32)).public),
     "fingerprint.mark-training": False,
     "privacy.policy": "public-front",
     "privacy.channel": "dp",
@@ -99,6 +101,7 @@ def test_a_private_run_can_be_marked_issue_copies_and_keep_its_claim(place):
     home = OwnerHome.create(owner.home_path())
     issuing = {
         "fingerprint.where": "server",
+        "fingerprint.seal-to": "",
         "fingerprint.mark-training": True,
         "demo-customers": 2,
     }
