@@ -17,6 +17,7 @@ from smdl_flower.flower.run_folder import RUN_DIRECTORY_VARIABLE
 from smdl_flower.own_images import terms_of
 from smdl_flower.privacy.ledger import Ledger
 from smdl_flower.privacy.private_round import LEDGER_VARIABLE, OWN_LEDGER
+from tests.flower.offline import OFFLINE
 
 FLAT = config.load_defaults(config.example_app_dir()) | {
     "data": "imagefolder",
@@ -24,8 +25,7 @@ FLAT = config.load_defaults(config.example_app_dir()) | {
     "num-server-rounds": 2,
     "local-epochs": 2,
     "learning-rate": 0.1,
-    "fingerprint.where": "offline",
-    "fingerprint.mark-training": False,
+    **OFFLINE,
     "fingerprint.code-length": 64,
 }
 NAMES = tuple(f"digit-{i}" for i in range(10))

@@ -8,14 +8,14 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 import client_app.app
 import server_app.app
-from smdl_flower import config, sealing, verifying
+from smdl_flower import config, verifying
 from smdl_flower.errors import FederationError
 from smdl_flower.flower import inline, owner, records
 from smdl_flower.flower.run_folder import RUN_DIRECTORY_VARIABLE
 from smdl_flower.home import OwnerHome
 from smdl_flower.privacy.ledger import Ledger
 from smdl_flower.privacy.private_round import LEDGER_VARIABLE
-from smdl_flower.sealing import SealingKey
+from tests.flower.offline import OFFLINE
 
 FLAT = config.load_defaults(config.example_app_dir()) | {
     "data": "digits",
@@ -25,9 +25,7 @@ FLAT = config.load_defaults(config.example_app_dir()) | {
     "learning-rate": 100.0,
     "momentum": 0.0,
     "weight-decay": 0.0,
-    "fingerprint.where": "offline",
-    "fingerprint.seal-to": sealing.to_text(SealingKey(bytes(32)).public),
-    "fingerprint.mark-training": False,
+    **OFFLINE,
     "privacy.policy": "public-front",
     "privacy.channel": "dp",
     "privacy.epsilon": 8.0,

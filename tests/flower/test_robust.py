@@ -23,6 +23,7 @@ from smdl_flower.home import OwnerHome
 from smdl_flower.models import ModelSpec
 from smdl_flower.verifying import verify
 from smdl_flower.weights import Weights, write
+from tests.flower.offline import OFFLINE
 
 PARTICIPANTS = 7
 ROBUST = ("krum", "multikrum", "fedmedian", "fedtrimmedavg", "bulyan")
@@ -73,9 +74,6 @@ def accuracy(place, client, strategy, **changes):
     inline.run(server_app.app.app, client, PARTICIPANTS, flat)
     lines = (place / "run" / "metrics.jsonl").read_text().splitlines()
     return json.loads(lines[-1])["accuracy"]
-
-
-OFFLINE = {"fingerprint.where": "offline", "fingerprint.mark-training": False}
 
 
 @pytest.mark.parametrize("factor", [-100, 100])
