@@ -514,7 +514,7 @@ def parcel_of(federation, node, content, digest=None):
     [
         "",
         "sign this",
-        datetime.datetime.now(datetime.UTC).isoformat(),
+        "2026-11-25T15:35:44.693689+00:00",
         '", "receipt", "',
         "AB" * 32,
         "ab" * 32 + "\n",
