@@ -23,9 +23,8 @@ from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 from smdl_flower.fingerprint.tracing import Comparison, Test
 
 LABELS, PROBABILITIES = "labels", "probabilities"
-TESTS = 2 * len(
-    DECODERS
-)  # of a word and pool; counted whether a suspect tells probabilities or not
+# Of a word and pool; counted whether a suspect tells probabilities or not.
+TESTS = 2 * len(DECODERS)
 _FLOOR = 1e-6  # a rounded probability may be zero
 
 

@@ -5,6 +5,7 @@ those of many decoys are not, an assumption is broken for this suspect (a defect
 suspect made from the decoys' own words) and no verdict may rest on it.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,10 +58,7 @@ def check(scores: Sequence[float], payload_log_ps: Mapping[str, Sequence[float]]
         1000
     """
     summary = _summary(scores)
-    problems = _carrier_problems(summary)
-    for decoder, log_ps in payload_log_ps.items():
-        problems += _payload_problems(decoder, np.exp(log_ps))
-    _refuse(problems, summary.count)
+    _refuse(_carrier_problems(summary) + _payload_problems(payload_log_ps), summary.count)
     return summary
 
 
@@ -83,12 +81,7 @@ def check_words(
         1000
     """
     summary = _summary(scores)
-    problems = [
-        problem
-        for test, log_ps in payload_log_ps.items()
-        for problem in _payload_problems(test, np.exp(log_ps))
-    ]
-    _refuse(problems, summary.count)
+    _refuse(_payload_problems(payload_log_ps), summary.count)
     return summary
 
 
@@ -123,11 +116,12 @@ def _carrier_problems(summary: DecoySummary) -> list[str]:
     return problems
 
 
-def _payload_problems(decoder: str, p_values: np.typing.NDArray[np.float64]) -> list[str]:
-    count, problems = len(p_values), []
-    for level in LEVELS:
+def _payload_problems(log_ps: Mapping[str, Sequence[float]]) -> list[str]:
+    problems = []
+    for (decoder, values), level in itertools.product(log_ps.items(), LEVELS):
+        count = len(values)
         allowed = count * level + DEVIATIONS * math.sqrt(count * level * (1 - level))
-        found = int((p_values <= level).sum())
+        found = int((np.exp(values) <= level).sum())
         if found > allowed:
             problems.append(f"{found} payload p-values ({decoder}) at or below {level}")
     return problems

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from smdl_flower.errors import CapacityError
 from smdl_flower.fingerprint import carriers, codes
-from smdl_flower.fingerprint.carriers import CHUNK, Chips
+from smdl_flower.fingerprint.carriers import CHUNK, Chips, sum_by_group
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 from smdl_flower.fingerprint.layout import Layout, Vector
-from smdl_flower.fingerprint.payload import Spreading, amplitude, sum_by_group
+from smdl_flower.fingerprint.payload import Spreading, amplitude
 from smdl_flower.weights import Weights
 
 

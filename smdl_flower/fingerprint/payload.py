@@ -14,15 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smdl_flower.errors import CapacityError
-from smdl_flower.fingerprint.carriers import CHUNK, deal
+from smdl_flower.fingerprint.carriers import CHUNK, Groups, GroupSums, deal, sum_by_group
 from smdl_flower.fingerprint.keys import CampaignKey
 from smdl_flower.fingerprint.layout import Layout, Vector
 
-FEW = 1 << 14  # what numpy converts first, words and doubles, stays in a core's cache
 LEAST_WEIGHTS_PER_BIT = 16  # a group is empty with a chance of exp(-16), and then refused
-
-Groups = NDArray[np.uint16]
-GroupSums = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -82,20 +78,6 @@ class Spreading:
         coefficients = np.divide(sums, energy, out=np.zeros_like(sums), where=energy > 0)
         shift = coefficients.astype(np.float32)[self.groups] * self.signed_profile
         return np.asarray(values - shift * kept, dtype=np.float32)
-
-
-def sum_by_group(groups: Groups, values: Vector, length: int) -> GroupSums:
-    """Return the sum of ``values`` within each group, ``(length,)``, in double precision.
-
-    Example:
-        >>> sum_by_group(np.array([0, 1, 0], np.uint16), np.ones(3, np.float32), 2).tolist()
-        [2.0, 1.0]
-    """
-    sums = np.zeros(length)
-    for start in range(0, len(values), FEW):
-        piece = slice(start, start + FEW)
-        sums += np.bincount(groups[piece], weights=values[piece], minlength=length)
-    return sums
 
 
 def amplitude(size: int, length: int, energy: float) -> float:

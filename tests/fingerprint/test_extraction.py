@@ -12,11 +12,11 @@ from smdl_flower.attacks import altering, collusion
 from smdl_flower.errors import NotComparableError
 from smdl_flower.fingerprint import carriers, codes, extraction
 from smdl_flower.fingerprint.accusation import Level, PayloadTest
+from smdl_flower.fingerprint.carriers import sum_by_group
 from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark, embed
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout
-from smdl_flower.fingerprint.payload import sum_by_group
 from smdl_flower.fingerprint.profile import uniform_profile
 from smdl_flower.home import OwnerHome
 from smdl_flower.issuing import Campaign

@@ -9,15 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smdl_flower.errors import CapacityError
-from smdl_flower.fingerprint.carriers import CHUNK
+from smdl_flower.fingerprint.carriers import CHUNK, sum_by_group
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
-from smdl_flower.fingerprint.payload import (
-    LEAST_WEIGHTS_PER_BIT,
-    Spreading,
-    amplitude,
-    sum_by_group,
-)
+from smdl_flower.fingerprint.payload import LEAST_WEIGHTS_PER_BIT, Spreading, amplitude
 
 
 @pytest.mark.parametrize(("size", "length"), [(1000, 1), (1000, 7), (CHUNK + 3, 304)])
