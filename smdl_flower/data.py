@@ -132,12 +132,13 @@ def load_shard(config: DataConfig, *, participant: int, seed: int) -> Images:
         raise DataError(
             f"partition-id {participant} is not below num-participants {config.participants}"
         )
-    return load_split(config).train.load(_dealt(config, seed)[participant])
+    train = load_split(config).train
+    return train.load(_dealt(train.labels.tobytes(), config, seed)[participant])
 
 
 @functools.lru_cache(maxsize=1)  # a worker that serves n participants deals once, not n times
-def _dealt(config: DataConfig, seed: int) -> list[Indices]:
-    return deal(load_split(config).train.labels, config, seed=seed)
+def _dealt(labels: bytes, config: DataConfig, seed: int) -> list[Indices]:
+    return deal(np.frombuffer(labels, np.int64), config, seed=seed)
 
 
 def deal(labels: Indices, config: DataConfig, *, seed: int) -> list[Indices]:
