@@ -1,6 +1,7 @@
 """What an examination found, as data, as JSON (smdl-verdict/1) and in words."""
 
 import platform
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any, Literal
@@ -119,6 +120,27 @@ class PayloadReading:
     best_match: str | None
     matching_bits: int
     bit_error_rate: float
+
+    @classmethod
+    def of(
+        cls, bits: str, agreement: Mapping[str, int], accused: Container[str]
+    ) -> "PayloadReading":
+        """Compare the bits with all words.
+
+        Args:
+            bits: As read.
+            agreement: Bits that each customer's word has in common with them.
+            accused: Who may be named.
+
+        Example:
+            >>> PayloadReading.of("0101", {"clinic-a": 3, "clinic-b": 1}, accused=())
+            PayloadReading(bits='0101', best_match=None, matching_bits=3, bit_error_rate=0.25)
+        """
+        best = max(agreement, key=agreement.__getitem__, default="")
+        matching = agreement.get(best, 0)
+        # The best of many innocents always fits somewhat: it is named only where it accuses.
+        named = best if best in accused else None
+        return cls(bits, named, matching, 1 - matching / len(bits))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ thousand decoys are compared too: if they do not score as innocents must, nobody
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,6 @@ from smdl_flower.evidence import (
     PayloadReading,
     Suspect,
     Verdict,
-    Witness,
 )
 from smdl_flower.fingerprint import decoys, tracing
 from smdl_flower.fingerprint.accusation import Level
@@ -139,7 +137,11 @@ def _hear(
 def _judge(name: str, hearings: list[Hearing], level: Level, failures: list[str]) -> Verdict:
     accused = tuple(
         sorted(
-            (a for hearing in hearings for a in _accusations(hearing)),
+            (
+                a
+                for hearing in hearings
+                for a in verifying.accusations(hearing.model, hearing.trace.findings, "queries")
+            ),
             key=lambda a: a.witnesses[0].log10_p,
         )
     )
@@ -167,27 +169,6 @@ def _rank(hearing: Hearing, accused: tuple[Accusation, ...]) -> tuple[bool, floa
     return named, hearing.right / len(hearing.interview.pool)
 
 
-def _accusations(hearing: Hearing) -> list[Accusation]:
-    return [
-        Accusation(
-            finding.customer,
-            hearing.model.model_id,
-            tuple(
-                Witness(
-                    evidence="queries",
-                    score=test.score,
-                    log10_p=test.log_p / math.log(10),
-                    threshold=finding.threshold / math.log(10),
-                    test=test.name,
-                    stage=finding.stage,
-                )
-                for test in finding.tests
-            ),
-        )
-        for finding in hearing.trace.findings
-    ]
-
-
 def _agreement(interview: Interview, word: Bits) -> int:
     return int((interview.read[LABELS] == 2.0 * word - 1.0).sum())
 
@@ -195,15 +176,8 @@ def _agreement(interview: Interview, word: Bits) -> int:
 def _payload(hearing: Hearing, named: set[tuple[str, str]]) -> PayloadReading:
     interview = hearing.interview
     agreement = {c.customer: _agreement(interview, c.word) for c in hearing.trace.comparisons}
-    best = max(agreement, key=agreement.__getitem__, default="")
-    matching = agreement.get(best, 0)
-    return PayloadReading(
-        bits=interview.bits,
-        # The best of many innocents always fits somewhat: it is named only where it accuses.
-        best_match=best if (hearing.model.model_id, best) in named else None,
-        matching_bits=matching,
-        bit_error_rate=1 - matching / len(interview.pool),
-    )
+    accused = {customer for model, customer in named if model == hearing.model.model_id}
+    return PayloadReading.of(interview.bits, agreement, accused)
 
 
 def _asked(hearing: Hearing) -> AskedQueries:

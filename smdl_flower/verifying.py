@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from smdl_flower import leaks, models, weights
 from smdl_flower.errors import ConfigError, NotComparableError
@@ -110,6 +111,36 @@ def check_bound(max_false_accusation: float) -> None:
         )
 
 
+def accusations(
+    model: BaseModel, findings: Sequence[Finding], words: Literal["payload", "queries"]
+) -> list[Accusation]:
+    """Return what was found against customers, as a verdict tells it.
+
+    Args:
+        model: Whose copies were issued to them.
+        findings: Of one reading.
+        words: What codewords were read from.
+    """
+    return [
+        Accusation(finding.customer, model.model_id, _witnesses(finding, words))
+        for finding in findings
+    ]
+
+
+def _witnesses(finding: Finding, words: Literal["payload", "queries"]) -> tuple[Witness, ...]:
+    return tuple(
+        Witness(
+            evidence="carrier" if test.name == tracing.CARRIER else words,
+            score=test.score,
+            log10_p=test.log_p / math.log(10),
+            threshold=finding.threshold / math.log(10),
+            test=test.name,
+            stage=finding.stage,
+        )
+        for test in finding.tests
+    )
+
+
 def examine(
     home: OwnerHome, candidates: Sequence[BaseModel], suspect: Weights, level: Level
 ) -> tuple[list[Examination], list[str]]:
@@ -187,7 +218,9 @@ def _candidates(home: OwnerHome, model_id: str | None) -> list[BaseModel]:
 def _judge(
     suspect: Suspect, examinations: list[Examination], level: Level, broadcasts: int
 ) -> Verdict:
-    accused = _merged([a for e in examinations for a in _accusations(e)])
+    accused = _merged(
+        [a for e in examinations for a in accusations(e.model, e.findings, "payload")]
+    )
     closest = _closest(examinations, accused)
     named = {(a.model_id, a.customer) for a in accused}
     scores: dict[tuple[str, str], float] = {}
@@ -247,40 +280,11 @@ def _closest(
     return max(of, key=Examination.best_score, default=None)
 
 
-def _accusations(examination: Examination) -> list[Accusation]:
-    return [
-        Accusation(finding.customer, examination.model.model_id, _witnesses(finding))
-        for finding in examination.findings
-    ]
-
-
-def _witnesses(finding: Finding) -> tuple[Witness, ...]:
-    threshold = finding.threshold / math.log(10)
-    return tuple(
-        Witness(
-            evidence="carrier" if test.name == tracing.CARRIER else "payload",
-            score=test.score,
-            log10_p=test.log_p / math.log(10),
-            threshold=threshold,
-            test=test.name,
-            stage=finding.stage,
-        )
-        for test in finding.tests
-    )
-
-
 def _payload(examination: Examination, named: set[tuple[str, str]]) -> PayloadReading:
     bits = examination.reading.bits
     agreement = {c.customer: int((c.word == bits).sum()) for c in examination.comparisons}
-    best = max(agreement, key=agreement.__getitem__, default="")
-    matching = agreement.get(best, 0)
-    return PayloadReading(
-        bits=codes.to_text(bits),
-        # The best of many innocents always fits somewhat: it is named only where it accuses.
-        best_match=best if (examination.model.model_id, best) in named else None,
-        matching_bits=matching,
-        bit_error_rate=1 - matching / len(bits),
-    )
+    accused = {customer for model, customer in named if model == examination.model.model_id}
+    return PayloadReading.of(codes.to_text(bits), agreement, accused)
 
 
 def _remarks(examinations: list[Examination]) -> list[str]:

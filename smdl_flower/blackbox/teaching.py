@@ -34,7 +34,11 @@ DISTORTION = 0.2
 
 
 def inputs(pixels: Pixels) -> Tensor:
-    """Return images as a model sees them, float32 in [-1, 1]."""
+    """Return images as a model sees them, float32 in [-1, 1].
+
+    As ``Images.inputs`` of :mod:`smdl_flower.data`, which the verifier must do without: that module
+    needs flwr-datasets.
+    """
     return torch.tensor(pixels).float().div_(127.5).sub_(1.0)
 
 
