@@ -20,11 +20,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from smdl_flower import config, data, models
-from smdl_flower.config import DataConfig, FlatConfig
+from smdl_flower import config, models
+from smdl_flower.config import FlatConfig
 from smdl_flower.flower.control import CONNECTION, Control
 from smdl_flower.models import ModelSpec
-from tests.e2e.deployed import NAMES, ROOT, Deployed, write_images
+from tests.e2e.deployed import NAMES, ROOT, Deployed, write_shards
 
 PLAIN = Path(__file__).parent / "plain_app"
 SIZE = 32
@@ -59,17 +59,8 @@ def main() -> None:
 def started(place: Path) -> Deployed:
     """Return a federation of three that is connected."""
     deployed = Deployed(place)
-    split = data.load_split(DataConfig.of_one_party("digits", "", 0))
-    for number, name in enumerate(NAMES):
-        write_images(deployed.images[name], split.train.load(np.arange(number, 1437, 3)))
-    write_images(deployed.images["server"], split.test.load(np.arange(100)))
-    deployed.create()
-    deployed.start_server()
-    deployed.smdl("deploy", "register", deployed.folder)
-    for name in NAMES:
-        deployed.start_node(name)
-    for name in NAMES:
-        deployed.await_node(name)
+    write_shards(deployed, test=100)
+    deployed.begin()
     return deployed
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from smdl_flower import data
 from smdl_flower.cli.main import run
+from smdl_flower.config import DataConfig
 from smdl_flower.data import Images
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +71,20 @@ class Deployed:
         settings = {"SMDL_NODE_PORT": str(self._node_ports.get(name) or free_port())}
         place = folder or self.folder / "participants" / name
         self._start(name, place, {**settings, **variables})
+
+    def start_nodes(self, names: Sequence[str] = NAMES) -> None:
+        """Run participants' scripts and wait until all are connected."""
+        for name in names:
+            self.start_node(name)
+        for name in names:
+            self.await_node(name)
+
+    def begin(self) -> None:
+        """Make everything, start the server, admit the participants and start them."""
+        self.create()
+        self.start_server()
+        self.smdl("deploy", "register", self.folder)
+        self.start_nodes()
 
     def await_node(self, name: str) -> None:
         """Wait until a participant's node is connected."""
@@ -153,6 +169,20 @@ class Deployed:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+
+def write_shards(deployed: Deployed, train: int = 1437, test: int = 357) -> None:
+    """Give each institution a third of the digits, and the owner those to test on.
+
+    Args:
+        deployed: Has the places.
+        train: Images of all three together.
+        test: Images of the owner's.
+    """
+    split = data.load_split(DataConfig.of_one_party("digits", "", 0))
+    for number, name in enumerate(NAMES):
+        write_images(deployed.images[name], split.train.load(np.arange(number, train, 3)))
+    write_images(deployed.images["server"], split.test.load(np.arange(test)))
 
 
 def write_images(folder: Path, images: Images) -> None:

@@ -17,14 +17,13 @@ import scipy.stats
 
 import client_app.app
 import server_app.app
-from smdl_flower import config, data
-from smdl_flower.config import DataConfig
+from smdl_flower import config
 from smdl_flower.flower import inline, owner
 from smdl_flower.flower.run_folder import RUN_DIRECTORY_VARIABLE
 from smdl_flower.home import OwnerHome
 from smdl_flower.privacy.ledger import Ledger
 from smdl_flower.privacy.private_round import LEDGER_VARIABLE, OWN_LEDGER
-from tests.e2e.deployed import NAMES, ROOT, Deployed, write_images
+from tests.e2e.deployed import NAMES, ROOT, Deployed, write_shards
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -52,17 +51,8 @@ UNDISTURBED = 6  # runs that tell how far two runs differ by chance
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
     deployed = Deployed(tmp_path_factory.mktemp("failures"))
-    split = data.load_split(DataConfig.of_one_party("digits", "", 0))
-    for number, name in enumerate(NAMES):
-        write_images(deployed.images[name], split.train.load(np.arange(number, 1437, 3)))
-    write_images(deployed.images["server"], split.test.load(np.arange(357)))
-    deployed.create()
-    deployed.start_server()
-    deployed.smdl("deploy", "register", deployed.folder)
-    for name in NAMES:
-        deployed.start_node(name)
-    for name in NAMES:
-        deployed.await_node(name)
+    write_shards(deployed)
+    deployed.begin()
     yield deployed
     deployed.stop()
 

@@ -5,12 +5,9 @@ Searched is everything the owner's side has after a run: Flower's database and l
 
 import json
 
-import numpy as np
 import pytest
 
-from smdl_flower import data
-from smdl_flower.config import DataConfig
-from tests.e2e.deployed import NAMES, ROOT, Deployed, write_images
+from tests.e2e.deployed import NAMES, ROOT, Deployed, write_shards
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -23,18 +20,9 @@ SETTINGS = ("data=imagefolder", "num-server-rounds=1", "min-replies=2", "demo-cu
 def journey(tmp_path_factory):
     """A run in which one of three institutions has an image that cannot be read."""
     deployed = Deployed(tmp_path_factory.mktemp("kept"))
-    split = data.load_split(DataConfig.of_one_party("digits", "", 0))
-    for number, name in enumerate(NAMES):
-        write_images(deployed.images[name], split.train.load(np.arange(number, 300, 3)))
-    write_images(deployed.images["server"], split.test.load(np.arange(100)))
+    write_shards(deployed, train=300, test=100)
     (deployed.images[NAMES[2]] / "digit-1" / f"{PATIENT}.png").write_bytes(b"no image")
-    deployed.create()
-    deployed.start_server()
-    deployed.smdl("deploy", "register", deployed.folder)
-    for name in NAMES:
-        deployed.start_node(name)
-    for name in NAMES:
-        deployed.await_node(name)
+    deployed.begin()
     deployed.smdl(*deployed.run_arguments(SMOKE, *SETTINGS, "fingerprint.max-accuracy-drop=1.0"))
     yield deployed
     deployed.stop()

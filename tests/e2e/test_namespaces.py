@@ -8,12 +8,9 @@ import os
 import shutil
 import subprocess
 
-import numpy as np
 import pytest
 
-from smdl_flower import data
-from smdl_flower.config import DataConfig
-from tests.e2e.deployed import NAMES, ROOT, Deployed, write_images
+from tests.e2e.deployed import NAMES, ROOT, Deployed, write_shards
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -63,19 +60,13 @@ def connect(switch, names):
 def journey(hosts, tmp_path_factory):
     place = tmp_path_factory.mktemp("hosts")
     deployed = Deployed(place, host=ADDRESSES["server"], within=hosts)
-    split = data.load_split(DataConfig.of_one_party("digits", "", 0))
-    for number, name in enumerate(NAMES):
-        write_images(deployed.images[name], split.train.load(np.arange(number, 1437, 3)))
-    write_images(deployed.images["server"], split.test.load(np.arange(357)))
+    write_shards(deployed)
     deployed.create()
     deployed.smdl("customer", "add", "--federation", deployed.folder, "--home", deployed.home)
     try:
         deployed.start_server()
         beside_the_server(deployed, "deploy", "register", deployed.folder)
-        for name in NAMES:
-            deployed.start_node(name)
-        for name in NAMES:
-            deployed.await_node(name)
+        deployed.start_nodes()
         settings = (
             *("data=imagefolder", "num-server-rounds=2", "fingerprint.deliver=true"),
             "fingerprint.max-accuracy-drop=0.05",

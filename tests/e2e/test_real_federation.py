@@ -20,11 +20,10 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from smdl_flower import data, models, weights
-from smdl_flower.config import DataConfig
+from smdl_flower import models, weights
 from smdl_flower.deployment import certificates
 from smdl_flower.models import ModelSpec
-from tests.e2e.deployed import NAMES, ROOT, Deployed, write_images
+from tests.e2e.deployed import NAMES, ROOT, Deployed, write_shards
 
 pytestmark = pytest.mark.e2e
 
@@ -41,10 +40,7 @@ def federation(tmp_path_factory):
     deployed.start_server()
     start_outsider(deployed)
     deployed.smdl("deploy", "register", deployed.folder)
-    for name in NAMES:
-        deployed.start_node(name)
-    for name in NAMES:
-        deployed.await_node(name)
+    deployed.start_nodes()
     yield deployed
     deployed.stop()
 
@@ -54,14 +50,6 @@ def journey(federation):
     """The same, after a run."""
     federation.smdl(*federation.run_arguments(SMOKE, *OWN_FOLDERS))
     return federation
-
-
-def write_shards(deployed):
-    """Give each institution a third of the digits, and the owner those to test on."""
-    split = data.load_split(DataConfig.of_one_party("digits", "", 0))
-    for number, name in enumerate(NAMES):
-        write_images(deployed.images[name], split.train.load(np.arange(number, 1437, 3)))
-    write_images(deployed.images["server"], split.test.load(np.arange(357)))
 
 
 def start_outsider(deployed):
