@@ -39,12 +39,14 @@ class Question:
         model_id: Ask the queries of this base model only; default is those of all.
         pool: Which pool, from 1. Asking discloses it.
         timeout: Seconds for a batch of images.
+        batch: Images at a time.
         max_false_accusation: Bound on naming any innocent.
     """
 
     model_id: str | None = None
     pool: int = 1
     timeout: float = asking.TIMEOUT
+    batch: int = asking.BATCH
     max_false_accusation: float = verifying.DEFAULT_BOUND
 
 
@@ -122,7 +124,9 @@ def _hear(
     bank, campaign = model.queries, model.key(home.key)
     assert bank is not None  # noqa: S101 - candidates have queries
     pool = bank.pools[what.pool - 1]
-    answers = asking.ask(predictor, pool.images, model.spec.classes, timeout=what.timeout)
+    answers = asking.ask(
+        *(predictor, pool.images, model.spec.classes), timeout=what.timeout, batch=what.batch
+    )
     interview = Interview.of(bank, pool, campaign, answers)
     innocents = [interview.compare(key) for key in decoys.keys(campaign)]
     summary = decoys.check_words(

@@ -7,6 +7,7 @@ import typer
 
 from smdl_flower import files, questioning, report, verifying
 from smdl_flower.blackbox import asking
+from smdl_flower.blackbox.queries import MOST
 from smdl_flower.cli import tables
 from smdl_flower.cli.options import (
     HomeOption,
@@ -16,7 +17,9 @@ from smdl_flower.cli.options import (
     open_home,
     print_json,
 )
+from smdl_flower.cli.predictor import Approach, ProtocolName, choose
 from smdl_flower.errors import ConfigError
+from smdl_flower.interface.pixels import Scale
 from smdl_flower.questioning import Question
 
 
@@ -26,7 +29,7 @@ def verify(
     ] = None,
     predictor: Annotated[
         str | None,
-        typer.Option(help="Suspect that can only be asked: module:function, images -> answers."),
+        typer.Option(help="Suspect that can only be asked: an address, or module:function."),
     ] = None,
     pool: Annotated[
         int, typer.Option(min=1, help="Pool of query images to ask; asking discloses it.")
@@ -34,6 +37,41 @@ def verify(
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds for a batch of questions.")
     ] = asking.TIMEOUT,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MOST, help="Images at a time.  [default: 1 of an address, else 64]"
+        ),
+    ] = None,
+    protocol: Annotated[
+        ProtocolName | None,
+        typer.Option(help="What the address speaks.  [default: smdl]"),
+    ] = None,
+    pixels: Annotated[
+        Scale | None,
+        typer.Option(help="kserve: 0 to 255, 0 to 1, or -1 to 1.  [default: signed]"),
+    ] = None,
+    input_name: Annotated[
+        str | None, typer.Option(help="kserve: the model's input.  [default: input-0]")
+    ] = None,
+    output_name: Annotated[
+        str | None, typer.Option(help="kserve: the output to read, if there are several.")
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(help="File of class names, if the address tells these; one a line, in order."),
+    ] = None,
+    header_file: Annotated[
+        Path | None,
+        typer.Option(help="Private file of headers to send (Authorization: Bearer ...)."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Most requests a second.  [default: 5]")
+    ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(min=0, max=100, help="Further tries if busy or gone.  [default: 4]"),
+    ] = None,
     report_directory: Annotated[
         Path | None, typer.Option("--report", help="Write verdict.json and report.html here.")
     ] = None,
@@ -49,8 +87,9 @@ def verify(
 ) -> None:
     """Say whose copy a model is, or which participant was sent it in training; or name nobody.
 
-    A suspect of which there is no file is asked: --predictor names a function that is given images,
-    uint8 (n, channels, height, width), and returns labels (n,) or probabilities (n, classes).
+    A suspect of which there is no file is asked: --predictor names the address that images are
+    posted to, or a function that is given images, uint8 (n, channels, height, width), and returns
+    labels (n,), scores (n, classes), or for each image {label: probability} of the likeliest.
 
     Exit codes: 0 somebody is named, 10 nobody is, 11 the file cannot be compared, 3 it is unsafe or
     unsupported, 4 key or registry are damaged, 2 wrong usage, 1 internal error.
@@ -60,7 +99,10 @@ def verify(
             files.refuse_to_overwrite(report_directory / name)
     if (suspect is None) == (predictor is None):
         raise ConfigError("name either a suspect file or --predictor, not both")
-    asked = asking.load(predictor) if predictor else None
+    approach = Approach(
+        *(protocol, pixels, input_name, output_name, class_names, header_file, rate, retries)
+    )
+    asked = choose(predictor, approach, timeout, batch_size) if predictor else None
     owner = open_home(home, passphrase_file)
     with messages.status("Comparing with every customer's fingerprint ..."):
         if suspect:
@@ -68,8 +110,8 @@ def verify(
                 owner, suspect, model_id=model, max_false_accusation=max_false_accusation
             )
         if predictor and asked:
-            what = Question(model, pool, timeout, max_false_accusation)
-            verdict = questioning.question(owner, asked, predictor, what)
+            what = Question(model, pool, asked.timeout, asked.batch, max_false_accusation)
+            verdict = questioning.question(owner, asked.ask, predictor, what)
     document = verdict.to_json()
     if report_directory:
         files.write_json(report_directory / "verdict.json", document)

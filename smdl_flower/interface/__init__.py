@@ -1,0 +1,1 @@
+"""A model behind an HTTP interface: asking one as any user would, and serving one to try that."""
