@@ -15,36 +15,67 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from smdl_flower import files, privacy_page
+from smdl_flower.errors import ConfigError
 from smdl_flower.evidence import Verdict, versions
 from smdl_flower.fingerprint.accusation import Level
+from smdl_flower.flower import checkpoint
+from smdl_flower.flower.incidents import grouped
+from smdl_flower.flower.run_folder import RunFolder
 
 MARK, THRESHOLD, PLAIN = "#1f5fa8", "#b3261e", "#8a8f98"
 
 
-def write_run_report(run: Path) -> None:
-    """Write ``report.html`` of a completed run from the files in its folder."""
-    outcome = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = [json.loads(line) for line in lines]
-    resolved = json.loads((run / "resolved.json").read_text(encoding="utf-8"))
-    privacy = json.loads((run / "privacy.json").read_text(encoding="utf-8"))
+def write_run_report(run: Path) -> Path:
+    """Write ``report.html`` of a run that has ended, or was cut off; return its path.
+
+    Args:
+        run: The run's folder; whatever is missing there is left out of the page.
+
+    Raises:
+        ConfigError: It is no run folder.
+    """
+    resolved = _document(run / "resolved.json")
+    if resolved is None:
+        raise ConfigError(f"{run}: no run folder, it has no readable resolved.json")
+    folder = RunFolder(run)
+    outcome = folder.outcome() or {
+        "status": "interrupted",
+        "incidents": grouped(folder.incidents()),
+    }
+    metrics = folder.metrics()
+    privacy = _document(run / "privacy.json")
+    copies = outcome.get("copies") or []
     page = _render(
         "run",
-        title=f"Run of scenario {outcome['scenario']}",
+        title=f"Run of scenario {resolved['config']['scenario']}",
         outcome=outcome,
-        issued=[copy for copy in outcome["copies"] if copy["path"]],
-        last=metrics[-1] if metrics else {},
-        accuracy_plot=plot(_draw_rounds, metrics),
-        copies_plot=plot(_draw_copies, outcome) if outcome["copies"] else "",
+        copies=copies,
+        issued=[copy for copy in copies if copy["path"]],
+        last=metrics[-1] if metrics else {"round": 0},
+        has_checkpoint=(run / checkpoint.DIRECTORY).is_dir(),
+        folder=run.resolve(),
+        accuracy_plot=plot(_draw_rounds, metrics) if metrics else "",
+        copies_plot=plot(_draw_copies, outcome) if copies else "",
         resolved=resolved,
         privacy=privacy,
-        spent=privacy_page.spent_rows(privacy),
+        spent=privacy_page.spent_rows(privacy) if privacy else [],
         attacks=privacy_page.attack_scores(run),
         epsilon_plot=plot(privacy_page.draw_epsilon, privacy)
-        if privacy["epsilon"] is not None
+        if privacy and privacy["epsilon"] is not None
         else "",
     )
-    files.write(run / "report.html", page.encode())
+    path = run / "report.html"
+    files.write(path, page.encode())
+    return path
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    """A JSON object that a run left; None if it did not get that far."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def write_verdict_report(verdict: Verdict, path: Path) -> None:
@@ -153,17 +184,25 @@ svg { max-width: 100%; height: auto; } .small { color: #5a5f66; font-size: .88re
 """
 
 _RUN = """{% extends "base" %}{% block body %}
+{% if outcome.status == "completed" %}
 <p class="lead">{{ outcome.rounds }} rounds of federated training gave a model with
 {{ last.accuracy | percent }} accuracy on the public test images.
-{% if outcome.where == "server" %}{{ issued | length }} of {{ outcome.copies | length }} customers
+{% if outcome.where == "server" %}{{ issued | length }} of {{ copies | length }} customers
 were issued a copy of their own.{% else %}Copies are to be issued elsewhere:
 <code>{{ outcome.next }}</code>{% endif %}</p>
-<h2>Training</h2>{{ accuracy_plot }}
-{% if outcome.copies %}
+{% else %}
+<p class="lead named">This run {{ "failed" if outcome.status == "failed" else "was cut off" }} after
+round {{ last.round }} of {{ resolved.config["num-server-rounds"] }}; nobody was issued a copy.
+{{ outcome.get("error") or "" }}</p>
+{% if has_checkpoint %}<p>Its checkpoint is kept. To go on after round {{ last.round }}:
+<code>--set resume-from={{ folder }}</code></p>{% endif %}
+{% endif %}
+{% if accuracy_plot %}<h2>Training</h2>{{ accuracy_plot }}{% endif %}
+{% if copies %}
 <h2>Copies</h2>{{ copies_plot }}
 <table><tr><th>customer</th><th>accuracy</th><th>bits read back</th><th>carrier score</th>
 <th>issued</th></tr>
-{% for copy in outcome.copies %}<tr><td>{{ copy.customer }}</td>
+{% for copy in copies %}<tr><td>{{ copy.customer }}</td>
 <td>{{ copy.accuracy | percent }}</td><td>{{ copy.matching_bits }} of {{ outcome.code_length }}</td>
 <td>{{ "%.0f" | format(copy.carrier_score) }}</td>
 <td>{{ "yes" if copy.path else copy.reason }}</td></tr>{% endfor %}</table>
@@ -185,7 +224,7 @@ Each copy was read back from its file before it was recorded and released.</p>
 <td>{{ incident.rounds | join(", ") }}</td><td>{{ "yes" if incident.used else "no" }}</td>
 <td>{{ incident.reason }}</td></tr>
 {% endfor %}</table>{% endif %}
-{% include "privacy" %}
+{% if privacy %}{% include "privacy" %}{% endif %}
 <h2>What is not shown</h2><ul>
 <li>That a copy survives distillation into a new model: it does not.</li>
 {% if not outcome.get("training_marked") %}
@@ -193,7 +232,8 @@ Each copy was read back from its file before it was recorded and released.</p>
 {% endif %}
 <li>That the accuracy carries over to other images than these.</li></ul>
 <h2>To run it again</h2>
-<p class="small">{{ outcome.wall_seconds }} s; code <code>{{ resolved.code_sha256[:16] }}</code>,
+<p class="small">{{ "%s s;" | format(outcome.wall_seconds) if outcome.wall_seconds is defined }}
+code <code>{{ resolved.code_sha256[:16] }}</code>,
 commit <code>{{ resolved.git_commit or "unknown" }}</code>.</p>
 <table>{% for key, value in resolved.config.items() %}<tr><td><code>{{ key }}</code></td>
 <td>{{ value }}</td></tr>{% endfor %}</table>

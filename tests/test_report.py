@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from smdl_flower import config, report
+from smdl_flower.errors import ConfigError
 from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
 from smdl_flower.fingerprint.decoys import DecoySummary
+from smdl_flower.flower.incidents import Incident
+from smdl_flower.flower.run_folder import RunFolder
 from smdl_flower.privacy import reporting
 from smdl_flower.privacy.partition import PrivacyPartition
 
@@ -80,12 +83,14 @@ def run_folder(tmp_path):
          "carrier_score": 350.0, "reason": "accuracy 50% is too low"},
     ]  # fmt: skip
     outcome = {
-        "scenario": "test", "where": "server", "rounds": 1, "model_id": "m1", "code_length": 304,
+        "status": "completed", "scenario": "test", "where": "server", "rounds": 1,
+        "model_id": "m1", "code_length": 304,
         "marked_weights": 131_992, "base_accuracy": 0.91, "wall_seconds": 3.0, "copies": copies,
     }  # fmt: skip
     (tmp_path / "run.json").write_text(json.dumps(outcome))
     (tmp_path / "metrics.jsonl").write_text('{"round": 1, "accuracy": 0.91}\n')
-    resolved = {"config": {"seed": 1}, "code_sha256": "0" * 64, "git_commit": None, "versions": {}}
+    run_config = {"scenario": "test", "num-server-rounds": 3}
+    resolved = {"config": run_config, "code_sha256": "0" * 64, "git_commit": None, "versions": {}}
     (tmp_path / "resolved.json").write_text(json.dumps(resolved))
     split = PrivacyPartition.label({"w": np.ones((2, 3), np.float32)}, public=set())
     privacy = reporting.document(config.parse(DEFAULTS), split, {}, 0)
@@ -134,3 +139,35 @@ def test_a_run_page_names_who_sent_what_could_not_be_used(run_folder):
     for text in ("clinic-b", "<code>77</code>", "never said", "2, 3", "&lt;script&gt;"):
         assert text in page
     assert "<script" not in page
+
+
+def test_a_failed_runs_page_says_why_who_and_how_to_go_on(run_folder):
+    incidents = [{"node": "77", "name": "clinic-b", "participant": None, "used": False,
+                  "reason": "NaN in arrays", "rounds": [2]}]  # fmt: skip
+    failed = {"status": "failed", "error": "round 2: 1 valid <reply>", "incidents": incidents}
+    (run_folder / "run.json").write_text(json.dumps(failed))
+    (run_folder / "privacy.json").unlink()  # a run may fail before it is written
+    (run_folder / "checkpoint").mkdir()
+    page = re.sub(r"\s+", " ", report.write_run_report(run_folder).read_text())
+    assert "This run failed after round 1 of 3; nobody was issued a copy." in page
+    assert "round 2: 1 valid &lt;reply&gt;" in page
+    assert "clinic-b" in page
+    assert "NaN in arrays" in page
+    assert f"resume-from={run_folder}" in page
+
+
+def test_a_run_that_was_cut_off_has_a_page_without_what_it_lacks(run_folder):
+    incident = Incident(1, 77, "clinic-b", None, "no reply")
+    RunFolder(run_folder).append_incident(incident)
+    for name in ("run.json", "privacy.json", "metrics.jsonl"):
+        (run_folder / name).unlink()
+    page = re.sub(r"\s+", " ", report.write_run_report(run_folder).read_text())
+    assert "This run was cut off after round 0 of 3" in page
+    assert "no reply" in page
+    assert "resume-from=" not in page  # there is no checkpoint
+
+
+def test_a_folder_of_no_run_has_no_page(tmp_path):
+    with pytest.raises(ConfigError, match="no run folder"):
+        report.write_run_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()

@@ -7,14 +7,20 @@ from typing import Annotated
 
 import typer
 
-from smdl_flower import own_images
+from smdl_flower import own_images, report
 from smdl_flower.cli import progress, tables
-from smdl_flower.cli.options import JsonOption, SetOption, console, messages, print_json
+from smdl_flower.cli.options import (
+    JsonOption,
+    SetOption,
+    console,
+    messages,
+    print_json,
+    resolve_home,
+)
 from smdl_flower.cli.scenario import ScenarioArgument, load
 from smdl_flower.config import find_app
 from smdl_flower.deployment import checking, folders, running
 from smdl_flower.deployment.certificates import DAYS
-from smdl_flower.flower.owner import home_path
 from smdl_flower.flower.run_folder import RunFolder
 from smdl_flower.own_images import Inspection
 
@@ -82,28 +88,38 @@ def run(
     folder: Annotated[Path, typer.Option("--federation", help="Folder of the federation.")],
     assignments: SetOption = None,
     at: AtOption = None,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", help="The server's home, if it is on this machine; for the report."),
+    ] = None,
 ) -> None:
     """Run a scenario at the participants and wait for its end."""
     flat, config = load(scenario, assignments)
     federation = folders.load(folder)
     begun = time.time()
-    with progress.of_rounds(config.federation.rounds) as round_done:
-        app = find_app(scenario.parent)
-        watch = running.Watch(begun=_say_who_is_missing, round_done=round_done)
-        running.run(federation, app, flat, at=at, watch=watch)
-    found = _run_folder(config.scenario, begun)
+    try:
+        with progress.of_rounds(config.federation.rounds) as round_done:
+            app = find_app(scenario.parent)
+            watch = running.Watch(begun=_say_who_is_missing, round_done=round_done)
+            running.run(federation, app, flat, at=at, watch=watch)
+    finally:
+        found = _run_folder(resolve_home(home), config.scenario, begun)
+        if found:
+            page = report.write_run_report(found.path)
+            messages.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
     if found is None:
         console.print(
-            "The run is complete; its folder is in runs/ of the owner's home on the server"
+            "The run is complete; its folder is in runs/ of the owner's home on the server, and "
+            "smdl report FOLDER writes its page there"
         )
         return
     tables.print_run(found.outcome() or {})
     console.print(f"Run folder: {found.path}")
 
 
-def _run_folder(scenario: str, begun: float) -> RunFolder | None:
-    """The folder of the run that has just ended, if this is the server and its usual home."""
-    folders = (home_path() / "runs").glob(f"{scenario}-*/run.json")
+def _run_folder(home: Path, scenario: str, begun: float) -> RunFolder | None:
+    """The folder of the run that has just ended, if this is the server and its home."""
+    folders = (home / "runs").glob(f"{scenario}-*/run.json")
     recent = [path for path in folders if path.stat().st_mtime >= begun]
     return RunFolder(max(recent, key=lambda p: p.stat().st_mtime).parent) if recent else None
 

@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("init")(owner.init)
 app.add_typer(customer.app, name="customer")
 app.command("simulate")(scenario.simulate)
+app.command("report")(scenario.write_report)
 app.add_typer(scenario.app, name="scenario")
 app.command("issue")(owner.issue)
 app.command("sealing-key")(owner.sealing_key)

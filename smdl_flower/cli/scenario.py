@@ -54,15 +54,25 @@ def simulate(
         passphrase_file=passphrase_file,
     )
     launching.prepare(plan)
-    with progress.of_run(plan.folder, run.federation.rounds, quiet=as_json):
-        folder = launching.launch(plan, engine)
-    report.write_run_report(folder.path)
+    try:
+        with progress.of_run(plan.folder, run.federation.rounds, quiet=as_json):
+            folder = launching.launch(plan, engine)
+    finally:
+        if (plan.folder / "resolved.json").exists():  # the run began, however it ended
+            report.write_run_report(plan.folder)
     outcome = folder.outcome() or {}
     if as_json:
         print_json({**outcome, "run": str(folder.path)})
         return
     tables.print_run(outcome)
     console.print(f"Run folder: {folder.path} (report.html, copies/, metrics.jsonl)")
+
+
+def write_report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+) -> None:
+    """Write the page about a run: at the server of a federation, or of a run that was cut off."""
+    console.print(f"{report.write_run_report(run)}", soft_wrap=True)
 
 
 @app.command("check")

@@ -20,6 +20,7 @@ from smdl_flower.errors import FederationError
 
 CONNECTION = "own"
 POLL_SECONDS = 5.0
+POLLS_UNANSWERED = 12  # in a row, before the server counts as gone: a minute
 POLLS_PER_LOG = 3  # each command of Flower's is a process of more than a second of computing
 # Flower's own defaults send telemetry, ask for updates, and install all dependencies anew per run.
 QUIET_FLOWER = {
@@ -126,15 +127,27 @@ class Control:
         Args:
             run_id: From :meth:`submit`.
             each: Called at every third poll, and at the end.
+
+        Raises:
+            FederationError: The server has not answered for a minute: the run may go on there.
         """
         polls = 0
-        while not (end := self.status(run_id)).ended:
+        while not (end := self._patient_status(run_id)).ended:
             if polls % POLLS_PER_LOG == 0:
                 each()
             polls += 1
             time.sleep(POLL_SECONDS)
         each()
         return end
+
+    def _patient_status(self, run_id: str) -> RunEnd:
+        """As :meth:`status`; a server that is busy or starts again may miss some polls."""
+        for _ in range(POLLS_UNANSWERED - 1):
+            try:
+                return self.status(run_id)
+            except FederationError:
+                time.sleep(POLL_SECONDS)
+        return self.status(run_id)
 
     def status(self, run_id: str) -> RunEnd:
         """Return how a run is doing."""

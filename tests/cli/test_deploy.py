@@ -4,11 +4,9 @@ import os
 import time
 
 from smdl_flower.cli import deploy
-from smdl_flower.flower import owner
 
 
-def test_the_folder_of_the_run_that_has_just_ended_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv(owner.HOME_VARIABLE, str(tmp_path))
+def test_the_folder_of_the_run_that_has_just_ended_is_found(tmp_path):
     begun = time.time() - 10
 
     def run(name, age):
@@ -18,11 +16,11 @@ def test_the_folder_of_the_run_that_has_just_ended_is_found(tmp_path, monkeypatc
         os.utime(path, (begun - age, begun - age))
         return path.parent
 
-    assert deploy._run_folder("trial", begun) is None  # no home on this machine
+    assert deploy._run_folder(tmp_path, "trial", begun) is None  # no home on this machine
     run("trial-20250101T000000Z", age=100)
     run("other-20260101T000000Z", age=-5)
-    assert deploy._run_folder("trial", begun) is None
+    assert deploy._run_folder(tmp_path, "trial", begun) is None
     ended = run("trial-20260101T000000Z", age=-5)
-    found = deploy._run_folder("trial", begun)
+    found = deploy._run_folder(tmp_path, "trial", begun)
     assert found is not None
     assert found.path == ended

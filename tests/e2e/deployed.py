@@ -128,7 +128,8 @@ class Deployed:
     def run_arguments(self, scenario: Path, *assignments: str) -> list[object]:
         """Return the words after ``smdl`` that run a scenario here."""
         chosen = [word for a in assignments for word in ("--set", a)]
-        return ["deploy", "run", scenario, "--federation", self.folder, *chosen]
+        place = ("--federation", self.folder, "--home", self.home)
+        return ["deploy", "run", scenario, *place, *chosen]
 
     def runs(self) -> list[Path]:
         """Return the folders of all runs, oldest first."""

@@ -20,8 +20,9 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from smdl_flower import models, weights
+from smdl_flower import models, sealing, weights
 from smdl_flower.deployment import certificates
+from smdl_flower.home import OwnerHome
 from smdl_flower.models import ModelSpec
 from tests.e2e.deployed import NAMES, ROOT, Deployed, write_shards
 
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.e2e
 
 SMOKE = ROOT / "scenarios" / "digits-smoke.toml"
 OWN_FOLDERS = ("data=imagefolder", "num-server-rounds=2", "fingerprint.max-accuracy-drop=0.05")
+DELIVER = "fingerprint.deliver=true"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,7 @@ def federation(tmp_path_factory):
     deployed = Deployed(tmp_path_factory.mktemp("real"), names=(*NAMES, "idle-d"))
     write_shards(deployed)
     deployed.create()
+    deployed.smdl("customer", "add", "--federation", deployed.folder, "--home", deployed.home)
     deployed.start_server()
     start_outsider(deployed)
     deployed.smdl("deploy", "register", deployed.folder)
@@ -48,8 +51,23 @@ def federation(tmp_path_factory):
 @pytest.fixture(scope="module")
 def journey(federation):
     """The same, after a run."""
-    federation.smdl(*federation.run_arguments(SMOKE, *OWN_FOLDERS))
+    federation.smdl(*federation.run_arguments(SMOKE, *OWN_FOLDERS, DELIVER))
     return federation
+
+
+@pytest.fixture(scope="module")
+def issued_elsewhere(journey):
+    """Copies of another run's model, issued from what its server had: no key, no registry."""
+    key = OwnerHome.open(journey.home).key.sealing_key().public
+    settings = (
+        *("data=imagefolder", "num-server-rounds=1", "fingerprint.mark-training=false"),
+        *("fingerprint.where=offline", f"fingerprint.seal-to={sealing.to_text(key)}"),
+    )
+    journey.smdl(*journey.run_arguments(SMOKE, *settings))
+    run, out = journey.runs()[-1], journey.place / "issued-elsewhere"
+    assert not list(run.rglob("*.safetensors"))
+    journey.smdl("issue", run / "global.sealed", "--home", journey.home, "--out", out)
+    return out
 
 
 def start_outsider(deployed):
@@ -61,8 +79,8 @@ def start_outsider(deployed):
     deployed.start_node("outsider", folder, SMDL_DATA_DIR=images)
 
 
-def copy_of(journey, number):
-    return journey.runs()[0] / "copies" / f"customer-{number:02d}.safetensors"
+def copy_of(journey, name):
+    return journey.runs()[0] / "copies" / f"{name}.safetensors"
 
 
 def named(smdl, journey, suspect):
@@ -75,11 +93,8 @@ def test_the_run_trains_on_all_three_folders_and_issues_copies(journey):
     (run,) = journey.runs()
     outcome = json.loads((run / "run.json").read_text())
     assert outcome["status"] == "completed"
-    assert [copy["customer"] for copy in outcome["copies"] if copy["path"]] == [
-        "customer-01",
-        "customer-02",
-        "customer-03",
-    ]
+    issued = [copy["customer"] for copy in outcome["copies"] if copy["path"]]
+    assert sorted(issued) == sorted([*NAMES, "idle-d"])
     assert [line["replies"] for line in journey.metrics()] == [3, 3]
     # A guess is right once in ten; of 357 images, 0.3 is 12 standard deviations above that.
     assert journey.metrics()[-1]["accuracy"] > 0.3
@@ -92,13 +107,38 @@ def test_the_run_config_names_nobodys_folder(journey):
 
 
 def test_a_leaked_copy_names_its_customer_another_names_its_own(journey, smdl):
-    for number in (1, 2, 3):
-        assert named(smdl, journey, copy_of(journey, number)) == ([f"customer-{number:02d}"], [])
+    for name in (*NAMES, "idle-d"):
+        assert named(smdl, journey, copy_of(journey, name)) == ([name], [])
+
+
+def received(folder):
+    return list(folder.rglob("*.safetensors"))
+
+
+def test_each_participant_received_its_own_copy_and_no_other(journey):
+    for name in NAMES:
+        (copy,) = received(journey.folder / "participants" / name)
+        assert copy.read_bytes() == copy_of(journey, name).read_bytes()
+
+
+def test_who_was_not_connected_and_who_is_nobody_received_nothing(journey):
+    """The owner is told whose file is left to hand over."""
+    outcome = json.loads((journey.runs()[0] / "run.json").read_text())
+    delivered = {d["customer"]: d["delivered"] for d in outcome["deliveries"]}
+    assert delivered == {**dict.fromkeys(NAMES, True), "idle-d": False}
+    assert received(journey.folder / "participants" / "idle-d") == []
+    assert received(journey.place / "outsider") == []
+
+
+def test_the_owner_finds_a_page_about_the_run(journey):
+    page = (journey.runs()[0] / "report.html").read_text()
+    for words in (*NAMES, "Delivered over Flower", "To be handed over by other means:\nidle-d"):
+        assert words in page
 
 
 def test_an_innocent_model_names_nobody(journey, smdl, tmp_path):
     """Trained by nobody here: same network, other initial weights."""
-    copy = weights.read(copy_of(journey, 1))
+    copy = weights.read(copy_of(journey, "clinic-a"))
     spec = ModelSpec.from_metadata(copy.metadata)
     innocent = tmp_path / "innocent.safetensors"
     arrays = models.to_weights(models.build(spec, seed=4711))
@@ -205,7 +245,14 @@ def test_a_run_without_enough_participants_is_not_begun(journey, smdl):
     assert journey.runs() == runs
 
 
-def test_models_lie_in_the_servers_state_until_it_is_cleaned(journey, smdl):
+def test_a_run_on_a_server_without_keys_ends_sealed_and_its_owner_issues_it(
+    journey, issued_elsewhere, smdl
+):
+    for name in NAMES:
+        assert named(smdl, journey, issued_elsewhere / f"{name}.safetensors") == ([name], [])
+
+
+def test_models_lie_in_the_servers_state_until_it_is_cleaned(journey, issued_elsewhere, smdl):
     """Last: it stops the server."""
     state = journey.folder / "owner" / "state"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
@@ -214,7 +261,9 @@ def test_models_lie_in_the_servers_state_until_it_is_cleaned(journey, smdl):
     assert refused.code == 2
     assert "stop it first" in refused.err
     journey.stop()
-    assert layers_in(state, copy_of(journey, 1)) > 0  # stopping removes nothing
+    assert (
+        layers_in(state, issued_elsewhere / "clinic-a.safetensors") > 0
+    )  # stopping removes nothing
     participants = (journey.folder / "participants").rglob("*")
     assert not [p for p in participants if p.is_file() and b"\x93NUMPY" in p.read_bytes()]
     assert smdl("deploy", "clean", journey.folder).code == 0
