@@ -4,16 +4,23 @@ A suspect behind an interface is asked the query images of each base model that 
 answers are read without any knowledge of customers; then every issued word is tested, stage by
 stage, and the false-accusation bound is shared among all tests of all pools, asked or not. A
 thousand decoys are compared too: if they do not score as innocents must, nobody is accused.
+
+Whoever is asked a pool knows its images. The registry keeps who that is, so that the next suspect
+is asked another one.
 """
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from smdl_flower import verifying
-from smdl_flower.blackbox import answering, asking
+from smdl_flower.blackbox import answering, asking, querylog
 from smdl_flower.blackbox.answering import LABELS, PROBABILITIES, Interview
 from smdl_flower.blackbox.asking import Answers, Predictor
+from smdl_flower.blackbox.queries import Pool
+from smdl_flower.blackbox.querylog import QueryLog, Subject
 from smdl_flower.errors import ConfigError, SuspectAnswersError
 from smdl_flower.evidence import (
     Accusation,
@@ -28,6 +35,7 @@ from smdl_flower.fingerprint.codes import Bits
 from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.fingerprint.tracing import Trace
 from smdl_flower.home import OwnerHome
+from smdl_flower.registry import AskedRecord
 from smdl_flower.vault import BaseModel
 
 
@@ -37,28 +45,43 @@ class Question:
 
     Attributes:
         model_id: Ask the queries of this base model only; default is those of all.
-        pool: Which pool, from 1. Asking discloses it.
+        pool: Which pool, from 1; default is the one this suspect was asked before, else one that
+            nobody was. Asking discloses it.
         timeout: Seconds for a batch of images.
         batch: Images at a time.
         max_false_accusation: Bound on naming any innocent.
+        logs: Folder of the logs of answers; None keeps none.
+        approach: How the suspect is asked, in words; a log of another way is not used.
     """
 
     model_id: str | None = None
-    pool: int = 1
+    pool: int | None = None
     timeout: float = asking.TIMEOUT
     batch: int = asking.BATCH
     max_false_accusation: float = verifying.DEFAULT_BOUND
+    logs: Path | None = None
+    approach: str = ""
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """One base model's queries, the answers, and the word of every issued copy compared."""
+    """One base model's queries, the answers, and the word of every issued copy compared.
+
+    Attributes:
+        model: The base model.
+        answers: Of the suspect.
+        interview: What they say.
+        trace: Who is accused.
+        decoys: How customers who were never issued a copy scored.
+        remarks: What a reader should know of the asking.
+    """
 
     model: BaseModel
     answers: Answers
     interview: Interview
     trace: Trace
     decoys: DecoySummary
+    remarks: tuple[str, ...]
 
     @property
     def right(self) -> int:
@@ -72,7 +95,7 @@ def question(home: OwnerHome, predictor: Predictor, name: str, what: Question) -
     Args:
         home: Of the owner.
         predictor: The suspect; it may be hostile.
-        name: What to call it in the verdict.
+        name: What to call it in the verdict, the registry and its log.
         what: To ask.
 
     Raises:
@@ -93,7 +116,7 @@ def question(home: OwnerHome, predictor: Predictor, name: str, what: Question) -
     hearings, failures = [], []
     for model in candidates:
         try:
-            hearings.append(_hear(home, model, predictor, what, level))
+            hearings.append(_hear(home, model, _Asked(predictor, name), what, level))
         except SuspectAnswersError as error:
             failures.append(f"model {model.model_id}: {error}")
     if not hearings:
@@ -103,12 +126,15 @@ def question(home: OwnerHome, predictor: Predictor, name: str, what: Question) -
 
 def _candidates(models: Sequence[BaseModel], what: Question) -> list[BaseModel]:
     found = [
-        m for m in models if what.model_id in (None, m.model_id) and 1 <= what.pool <= _pools(m)
+        m
+        for m in models
+        if what.model_id in (None, m.model_id) and what.pool in (None, *range(1, _pools(m) + 1))
     ]
     if not found:
         which = f"model {what.model_id}" if what.model_id else "any base model"
+        pool = "pool" if what.pool is None else f"pool {what.pool}"
         raise ConfigError(
-            f"there is no pool {what.pool} of queries of {which} in this home; copies that can be "
+            f"there is no {pool} of queries of {which} in this home; copies that can be "
             "asked are issued with fingerprint.queries (smdl issue --queries) above 0"
         )
     return found
@@ -118,15 +144,30 @@ def _pools(model: BaseModel) -> int:
     return len(model.queries.pools) if model.queries else 0
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """The suspect and its name."""
+
+    predictor: Predictor
+    name: str
+
+
 def _hear(
-    home: OwnerHome, model: BaseModel, predictor: Predictor, what: Question, level: Level
+    home: OwnerHome, model: BaseModel, suspect: _Asked, what: Question, level: Level
 ) -> Hearing:
     bank, campaign = model.queries, model.key(home.key)
     assert bank is not None  # noqa: S101 - candidates have queries
-    pool = bank.pools[what.pool - 1]
-    answers = asking.ask(
-        *(predictor, pool.images, model.spec.classes), timeout=what.timeout, batch=what.batch
-    )
+    before = home.registry.asked(model.model_id)
+    pool = bank.pools[(what.pool or choose_pool(before, len(bank.pools), suspect.name)) - 1]
+    home.registry.record_asked(AskedRecord(model.model_id, pool.number, suspect.name))
+    remarks = _disclosed(before, pool.number, len(bank.pools), suspect.name)
+    with _log(home, model, pool, suspect.name, what) as log:
+        answers = _ask(suspect.predictor, pool, model.spec.classes, what, log)
+        if log and log.kept:
+            remarks += (
+                f"{log.kept} of {len(pool)} answers are from {log.path}, begun {log.begun}, and "
+                "were not asked for again; to ask anew, ask another pool or move that log away",
+            )
     interview = Interview.of(bank, pool, campaign, answers)
     innocents = [interview.compare(key) for key in decoys.keys(campaign)]
     summary = decoys.check_words(
@@ -135,7 +176,73 @@ def _hear(
     )
     issued = home.registry.copies(model.model_id)
     customers = [campaign.customer(copy.customer) for copy in issued]
-    return Hearing(model, answers, interview, tracing.trace(interview, customers, level), summary)
+    trace = tracing.trace(interview, customers, level)
+    return Hearing(model, answers, interview, trace, summary, remarks)
+
+
+def choose_pool(before: Sequence[AskedRecord], pools: int, suspect: str) -> int:
+    """Return the number of the pool to ask.
+
+    The one that this suspect knows already, since then nothing more is disclosed; else the first
+    that nobody knows; else the first.
+
+    Args:
+        before: Who was asked which pool of the model.
+        pools: How many there are.
+        suspect: Name of the suspect.
+
+    Example:
+        >>> before = [AskedRecord("m", 1, "https://a.example")]
+        >>> choose_pool(before, 2, "https://a.example"), choose_pool(before, 2, "another")
+        (1, 2)
+    """
+    own = [record.pool for record in before if record.suspect == suspect]
+    known = {record.pool for record in before}
+    fresh = [number for number in range(1, pools + 1) if number not in known]
+    return (own[-1:] or fresh or [1])[0]
+
+
+def _disclosed(
+    before: Sequence[AskedRecord], pool: int, pools: int, suspect: str
+) -> tuple[str, ...]:
+    """What to know about who knows the pool, and what to ask the next suspect."""
+    others = {r.suspect for r in before if r.pool == pool and r.suspect != suspect}
+    known = {pool, *(r.pool for r in before)}
+    fresh = [number for number in range(1, pools + 1) if number not in known]
+    # Not their names: a verdict is shown to others (docs/decisions/0005).
+    warning = f"pool {pool} was asked of {len(others)} other suspect(s) before, who know it"
+    proposal = (
+        f"pool {pool} is disclosed to this suspect now; ask another one pool {fresh[0]}"
+        if fresh
+        else f"all {pools} pools are disclosed now; whoever was asked one can prepare for it"
+    )
+    return (*([warning] if others else []), proposal)
+
+
+def _log(
+    home: OwnerHome, model: BaseModel, pool: Pool, suspect: str, what: Question
+) -> AbstractContextManager[QueryLog | None]:
+    if what.logs is None:
+        return nullcontext()
+    images = hashlib.sha256(pool.images.tobytes()).hexdigest()
+    classes = model.spec.classes
+    subject = Subject(model.model_id, pool.number, images, classes, suspect, what.approach)
+    return querylog.opened(what.logs, home.key, subject)
+
+
+def _ask(
+    predictor: Predictor, pool: Pool, classes: int, what: Question, log: QueryLog | None
+) -> Answers:
+    try:
+        return asking.ask(
+            *(predictor, pool.images, classes), timeout=what.timeout, batch=what.batch, log=log
+        )
+    except SuspectAnswersError as error:
+        if log is None or not log.rows:
+            raise
+        raise SuspectAnswersError(
+            f"{error}; {len(log.rows)} of {len(pool)} answers are kept, ask again to go on"
+        ) from None
 
 
 def _judge(name: str, hearings: list[Hearing], level: Level, failures: list[str]) -> Verdict:
@@ -161,7 +268,7 @@ def _judge(name: str, hearings: list[Hearing], level: Level, failures: list[str]
         payload=_payload(best, {(a.model_id, a.customer) for a in accused}),
         alignment="none",
         highest_unnamed_score=None,
-        remarks=(*_remarks(hearings), *failures),
+        remarks=(*_remarks(hearings), *(r for h in hearings for r in h.remarks), *failures),
         decoys=best.decoys,
         queries=_asked(best),
     )

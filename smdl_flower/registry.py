@@ -1,6 +1,7 @@
 """Who was given which model: an append-only, authenticated log (:mod:`smdl_flower.chain`).
 
-Customers and the copies issued to them; participants and the models they were sent in training.
+Customers and the copies issued to them; participants and the models they were sent in training;
+suspects and the questions that they were asked.
 """
 
 import datetime
@@ -91,6 +92,23 @@ class DeliveryRecord:
     delivered_at: str = field(default_factory=_now)
 
 
+@dataclass(frozen=True)
+class AskedRecord:
+    """A pool of questions that a suspect was asked, and so knows.
+
+    Attributes:
+        model_id: Of the base model.
+        pool: Its number.
+        suspect: Name or address.
+        asked_at: UTC, ISO 8601.
+    """
+
+    model_id: str
+    pool: int
+    suspect: str
+    asked_at: str = field(default_factory=_now)
+
+
 @dataclass
 class _State:
     """What the log says when read from the start."""
@@ -104,6 +122,7 @@ class _State:
     broadcasts: dict[tuple[str, str, int], BroadcastRecord] = field(default_factory=dict)
     participants: dict[tuple[str, str], str] = field(default_factory=dict)
     deliveries: list[DeliveryRecord] = field(default_factory=list)
+    asked: list[AskedRecord] = field(default_factory=list)
 
 
 class Registry:
@@ -237,6 +256,17 @@ class Registry:
         """Return all deliveries, in order."""
         return tuple(self._chain.read().deliveries)
 
+    def asked(self, model_id: str) -> tuple[AskedRecord, ...]:
+        """Return which pools of a model's questions were disclosed, and to whom, in order."""
+        return tuple(r for r in self._chain.read().asked if r.model_id == model_id)
+
+    def record_asked(self, record: AskedRecord) -> None:
+        """Record that a pool is disclosed *before* it is; once for each suspect."""
+        with self._chain.writing() as (state, append):
+            known = [(r.model_id, r.pool, r.suspect) for r in state.asked]
+            if (record.model_id, record.pool, record.suspect) not in known:
+                append("asked", asdict(record))
+
     def words(self, model_id: str) -> int:
         """Return how many customers' words were ever derived for a model, refused ones included.
 
@@ -332,6 +362,10 @@ def _apply_broadcast(state: _State, body: dict[str, Any]) -> None:
     state.broadcasts[where] = replace(record, nodes=earlier.nodes + record.nodes)
 
 
+def _apply_asked(state: _State, body: dict[str, Any]) -> None:
+    state.asked.append(AskedRecord(**body))
+
+
 def _apply_participant(state: _State, body: dict[str, Any]) -> None:
     state.participants[body["run"], body["node"]] = body["participant"]
 
@@ -345,6 +379,7 @@ _APPLY = {
     "delivery": _apply_delivery,
     "broadcast": _apply_broadcast,
     "participant": _apply_participant,
+    "asked": _apply_asked,
 }
 
 

@@ -16,7 +16,7 @@ from smdl_flower import files, nodekeys
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.nodekeys import NodePublicKey
-from smdl_flower.registry import BroadcastRecord, DeliveryRecord, Registry, check_names
+from smdl_flower.registry import AskedRecord, BroadcastRecord, DeliveryRecord, Registry, check_names
 
 KEY = OwnerKey(bytes(32))
 NAMES = ("clinic-a", "bank-b", "police.c", "d")
@@ -558,3 +558,17 @@ def test_only_a_copy_that_was_issued_can_have_been_delivered(filled: Path, tmp_p
         with pytest.raises(IntegrityError, match="never issued to"):
             registry.record_delivery(record)
     assert registry.deliveries() == ()
+
+
+def test_who_was_asked_which_pool_is_kept_once_and_cannot_be_taken_back(folder: Path) -> None:
+    registry = open_registry(folder)
+    asked = [AskedRecord(MODEL, pool, suspect) for pool in (1, 2) for suspect in ("a", "b")]
+    for record in (*asked, *asked):
+        registry.record_asked(record)
+    registry.record_asked(AskedRecord("f" * 16, 1, "a"))
+    again = open_registry(folder)
+    assert again.asked(MODEL) == tuple(asked)
+    assert len(rows(folder)) == ENTRIES + 5
+    execute(folder, "DELETE FROM smdl_registry_1 WHERE kind = 'asked'")
+    with pytest.raises(IntegrityError):
+        open_registry(folder).asked(MODEL)

@@ -6,7 +6,7 @@ answers, also those of somebody who knows the questions, as long as the innocent
 known to him.
 
 Questions are put in an order of chance, so that whoever stops half-way, or answers only at times,
-does not choose which.
+does not choose which. With a log (:mod:`smdl_flower.blackbox.querylog`) no answer is lost.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smdl_flower.blackbox.queries import Labels, Pixels
+from smdl_flower.blackbox.querylog import QueryLog
 from smdl_flower.errors import ConfigError, SuspectAnswersError
 
 Probabilities = NDArray[np.float64]
 Scores = NDArray[np.float64]
-Row = int | Scores
 
 BATCH = 64
 TIMEOUT = 60.0
@@ -101,6 +101,7 @@ def ask(
     *,
     timeout: float = TIMEOUT,
     batch: int = BATCH,
+    log: QueryLog | None = None,
 ) -> Answers:
     """Put all images to a predictor, batch by batch.
 
@@ -110,6 +111,7 @@ def ask(
         classes: How many the owner's model has; a label is below.
         timeout: Seconds for a batch.
         batch: Images at a time.
+        log: Of what it said before, which is not asked again; what it says now is added.
 
     Raises:
         SuspectAnswersError: It fails, takes too long, or does not answer as a predictor must.
@@ -118,18 +120,21 @@ def ask(
         >>> ask(lambda images: images.max(axis=(1, 2, 3)), np.zeros((3, 1, 2, 2), np.uint8), 4)
         Answers()
     """
-    said: dict[int, Row] = {}
+    said = dict(log.rows) if log else {}
     # Not for secrecy: nobody learns anything from the order.
-    left = np.random.default_rng().permutation(len(images))
+    left = np.random.default_rng().permutation([i for i in range(len(images)) if i not in said])
     for start in range(0, len(left), batch):
-        which = left[start : start + batch]
+        which = left[start : start + batch].tolist()
         # A copy: whoever is asked may write into what it is given.
         rows = _checked(_within(timeout, predictor, images[which]), len(which), classes)
-        if said and np.ndim(rows) - 1 != np.ndim(next(iter(said.values()))):
+        if said and rows.ndim - 1 != np.ndim(next(iter(said.values()))):
             raise SuspectAnswersError(
                 "the predictor answers some batches with labels, others with not"
             )
-        said.update(zip(which.tolist(), rows, strict=True))
+        new = dict(zip(which, rows.tolist() if rows.ndim == 1 else rows, strict=True))
+        if log:
+            log.append(new)
+        said.update(new)
     return _answers(np.array([said[i] for i in range(len(images))]))
 
 

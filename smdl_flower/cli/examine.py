@@ -32,8 +32,9 @@ def verify(
         typer.Option(help="Suspect that can only be asked: an address, or module:function."),
     ] = None,
     pool: Annotated[
-        int, typer.Option(min=1, help="Pool of query images to ask; asking discloses it.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="Pool of query images.  [default: one nobody was asked yet]"),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds for a batch of questions.")
     ] = asking.TIMEOUT,
@@ -90,6 +91,7 @@ def verify(
     A suspect of which there is no file is asked: --predictor names the address that images are
     posted to, or a function that is given images, uint8 (n, channels, height, width), and returns
     labels (n,), scores (n, classes), or for each image {label: probability} of the likeliest.
+    What an address says is kept in HOME/asked: the same command goes on where it was interrupted.
 
     Exit codes: 0 somebody is named, 10 nobody is, 11 the file cannot be compared, 3 it is unsafe or
     unsupported, 4 key or registry are damaged, 2 wrong usage, 1 internal error.
@@ -110,7 +112,11 @@ def verify(
                 owner, suspect, model_id=model, max_false_accusation=max_false_accusation
             )
         if predictor and asked:
-            what = Question(model, pool, asked.timeout, asked.batch, max_false_accusation)
+            what = Question(
+                *(model, pool, asked.timeout, asked.batch, max_false_accusation),
+                logs=owner.path / "asked" if asked.approach else None,
+                approach=asked.approach or "",
+            )
             verdict = questioning.question(owner, asked.ask, predictor, what)
     document = verdict.to_json()
     if report_directory:

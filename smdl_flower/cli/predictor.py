@@ -1,5 +1,7 @@
 """What ``smdl verify --predictor`` names: a function of the user's, or an address."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -62,6 +64,13 @@ class Approach:
             raise ConfigError("--pixels, --input-name and --output-name need --protocol kserve")
         return Torchserve(names) if self.protocol is ProtocolName.TORCHSERVE else Plain(names)
 
+    def words(self) -> str:
+        """Return all that may change what the answers are taken for."""
+        protocol = self.protocol or ProtocolName.SMDL
+        names = self.class_names.read_bytes() if self.class_names else b""
+        said = [protocol, self.pixels, self.input_name, self.output_name]
+        return json.dumps([*said, hashlib.sha256(names).hexdigest() if names else None])
+
     def manners(self, timeout: float) -> Manners:
         """Return how often and how long it is asked."""
         usual = Manners()
@@ -80,11 +89,14 @@ class Chosen:
         ask: The predictor.
         timeout: Seconds for a batch.
         batch: Images at a time.
+        approach: How it is asked, in words; None of a function. What a function says is not kept:
+            it may be another one tomorrow, under the same name.
     """
 
     ask: Predictor
     timeout: float
     batch: int
+    approach: str | None
 
 
 def choose(name: str, approach: Approach, timeout: float, batch: int | None) -> Chosen:
@@ -105,7 +117,7 @@ def choose(name: str, approach: Approach, timeout: float, batch: int | None) -> 
                 f"--predictor {name[:80]!r} is no address: --protocol and all that goes with it "
                 "need http:// or https://"
             )
-        return Chosen(asking.load(name), timeout, batch or asking.BATCH)
+        return Chosen(asking.load(name), timeout, batch or asking.BATCH, None)
     secrets = headers.read(approach.header_file) if approach.header_file else None
     endpoint = Endpoint(name, approach.language(), approach.manners(timeout), secrets)
-    return Chosen(endpoint, endpoint.patience, batch or 1)
+    return Chosen(endpoint, endpoint.patience, batch or 1, approach.words())

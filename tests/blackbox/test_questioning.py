@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from smdl_flower import issuing, models, report, vault
 from smdl_flower.attacks import altering, collusion
@@ -255,7 +256,8 @@ def test_copies_are_measured_on_images_that_they_are_not_taught_with(
 def test_the_verdicts_document_and_page_say_what_was_asked(
     asked_home: OwnerHome, asked_copies: dict[str, Weights], tmp_path: Path
 ) -> None:
-    verdict = question(asked_home, served(asked_copies["bank-b"]), "api:predict", Question())
+    what = Question(pool=1)
+    verdict = question(asked_home, served(asked_copies["bank-b"]), "api:predict", what)
     document = json.loads(json.dumps(verdict.to_json()))
     assert document["suspect"]["kind"] == "predictor"
     assert document["suspect"]["path"] == "api:predict"
@@ -270,3 +272,108 @@ def test_the_verdicts_document_and_page_say_what_was_asked(
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Pool 1: 64 images" in page
     assert "trained anew" in page
+
+
+def test_each_suspect_is_asked_a_pool_that_nobody_knows_and_the_same_again(
+    asked_campaign: Campaign, asked_copies: dict[str, Weights], tmp_path: Path
+) -> None:
+    home = new_home(tmp_path / "fresh", b"asked")
+    bank = asked_campaign.model.queries
+    assert bank is not None
+    digest = home.vault.save(asked_campaign.model)
+    home.registry.record_model(asked_campaign.model.model_id, digest)
+    predictor = served(asked_copies["bank-a"])
+
+    def heard(name: str, pool: int | None = None) -> tuple[int, str]:
+        verdict = question(home, predictor, name, Question(pool=pool))
+        assert verdict.queries is not None
+        return verdict.queries.pool, " ".join(verdict.remarks)
+
+    pool, remarks = heard("https://a.example/")
+    assert pool == 1
+    assert "ask another one pool 2" in remarks
+    assert heard("https://a.example/")[0] == 1
+    pool, remarks = heard("https://b.example/")
+    assert pool == 2
+    assert "all 2 pools are disclosed" in remarks
+    assert "other suspect" not in remarks
+    pool, remarks = heard("https://c.example/")
+    assert pool == 1
+    assert "asked of 1 other suspect(s) before" in remarks
+    assert "a.example" not in remarks  # no verdict tells of other suspects
+    assert heard("https://a.example/", pool=2)[0] == 2
+    assert heard("https://a.example/")[0] == 2
+
+    again = OwnerHome.open(home.path)
+    asked = again.registry.asked(asked_campaign.model.model_id)
+    assert [(r.pool, r.suspect[8]) for r in asked] == [(1, "a"), (2, "b"), (1, "c"), (2, "a")]
+
+
+def test_a_pool_is_disclosed_in_the_registry_before_the_first_question(
+    asked_copy: OwnerHome, asked_campaign: Campaign
+) -> None:
+    seen: list[int] = []
+
+    def look(_):
+        seen.extend(r.pool for r in asked_copy.registry.asked(asked_campaign.model.model_id))
+        raise ConnectionError
+
+    with pytest.raises(SuspectAnswersError):
+        question(asked_copy, look, "https://new.example/", Question(pool=2))
+    assert seen[-1] == 2
+
+
+def test_an_interrupted_examination_goes_on_to_the_same_verdict(
+    asked_copy: OwnerHome, asked_copies: dict[str, Weights]
+) -> None:
+    predictor = served(asked_copies["bank-c"])
+    asked: list[NDArray[np.uint8]] = []
+
+    def broken(images):
+        if len(asked) >= 20:
+            raise ConnectionError("reset")
+        asked.append(images)
+        return predictor(images)
+
+    what = Question(pool=1, batch=1, logs=asked_copy.path / "asked")
+    with pytest.raises(SuspectAnswersError, match=r"reset.*20 of 64 answers are kept"):
+        question(asked_copy, broken, "https://x.example/", what)
+
+    def rest(images):
+        asked.append(images)
+        return predictor(images)
+
+    verdict = question(asked_copy, rest, "https://x.example/", what)
+    assert [a.customer for a in verdict.accused] == ["bank-c"]
+    assert any("20 of 64 answers are from" in remark for remark in verdict.remarks)
+    assert len({image.tobytes() for image in asked}) == len(asked) == 64
+    whole = question(asked_copy, predictor, "https://y.example/", Question(pool=1))
+    assert whole.suspect.sha256 == verdict.suspect.sha256
+    assert whole.accused == verdict.accused
+
+
+@pytest.mark.parametrize("kind", ["labels", "noised", "rounded", "logits", "likeliest"])
+def test_whatever_kind_of_answers_a_copy_gives_its_customer_is_named_alone(
+    asked_home: OwnerHome, asked_copies: dict[str, Weights], taught_base: Weights, kind: str
+) -> None:
+    def told(weights: Weights):
+        network = models.from_weights(SPEC, weights)
+        rng = np.random.default_rng(4)
+
+        def predict(images):
+            with torch.no_grad():
+                logits = network(torch.tensor(images).float() / 127.5 - 1)
+            shares = logits.softmax(1).double().numpy()
+            likeliest = [{int(c): float(row[c]) for c in np.argsort(-row)[:2]} for row in shares]
+            return {
+                "labels": logits.argmax(1).numpy(),
+                "noised": shares + rng.normal(0, 0.05, shares.shape),
+                "rounded": shares.round(1),
+                "logits": logits.numpy(),
+                "likeliest": likeliest,
+            }[kind]
+
+        return predict
+
+    assert named(asked_home, told(asked_copies["bank-b"])) == ["bank-b"]
+    assert named(asked_home, told(taught_base)) == []
