@@ -10,7 +10,17 @@ import click
 import typer
 
 from smdl_flower import __version__
-from smdl_flower.cli import attack, bench, customer, deploy, examine, owner, privacy, scenario
+from smdl_flower.cli import (
+    attack,
+    bench,
+    customer,
+    deploy,
+    examine,
+    owner,
+    privacy,
+    scenario,
+    serve,
+)
 from smdl_flower.errors import SmdlError
 
 INTERNAL_ERROR = 1
@@ -35,6 +45,7 @@ app.command("issue")(owner.issue)
 app.command("sealing-key")(owner.sealing_key)
 app.command("verify")(examine.verify)
 app.command("attack")(attack.attack)
+app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)
 app.command("privacy")(privacy.privacy)
 app.add_typer(deploy.app, name="deploy")

@@ -81,7 +81,11 @@ would be written down with its secrets; put those into --header-file
         self._language = language
         self._manners = manners or Manners()
         self._client = httpx.Client(
-            timeout=self._manners.timeout, headers=dict(headers or {}), follow_redirects=False
+            timeout=self._manners.timeout,
+            headers=dict(headers or {}),
+            follow_redirects=False,
+            # Questions are seconds apart: by then a kept connection is often closed, and fails.
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
         self._next = 0.0
 
