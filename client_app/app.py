@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from smdl_flower import config, models, own_images, training
 from smdl_flower.data import Images, load_shard
 from smdl_flower.errors import ConfigError, PrivacyError
-from smdl_flower.flower import receiving, records, reticence
+from smdl_flower.flower import packing, receiving, records, reticence
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.models import ModelSpec
 from smdl_flower.privacy import participant
@@ -18,7 +18,7 @@ from smdl_flower.privacy.declaration import Declaration
 from smdl_flower.privacy.partition import PrivacyPartition
 from smdl_flower.representation import Examples
 
-app = ClientApp(mods=[reticence.keep_to_itself])
+app = ClientApp(mods=[reticence.keep_to_itself, packing.in_one_piece])
 
 
 @app.train()

@@ -7,7 +7,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from smdl_flower import config, models, own_images, training
 from smdl_flower.data import Images
-from smdl_flower.flower import checkpoint, owner, records, strategies
+from smdl_flower.flower import checkpoint, owner, packing, records, strategies
 from smdl_flower.flower.averaging import Averaging
 from smdl_flower.flower.presence import Presence
 from smdl_flower.flower.privacy_record import PrivacyRecord
@@ -55,6 +55,7 @@ def main(grid: Grid, context: Context) -> None:
         )
         recorder = owner.RoundRecorder(folder, inner, averaging, settings, run_id)
         marker = owner.marker(home, run, spec, run_id, split.names(Label.PUBLIC))
+        packing.pack_in_transit(grid)
         # What was declared is on disk before the checkpoint that a resumed run goes on from.
         observers: list[RoundObserver] = [privacy, recorder]
         FingerprintStrategy(inner, issuer, marker, rules=rules, observers=observers).start(

@@ -130,7 +130,8 @@ def parse(content: bytes, source: str, limits: Limits | None = None) -> ModelFil
     except safetensors.SafetensorError as error:
         reason = _quoted(str(error), 200)  # may repeat names from the file
         raise SuspectFileError(f"{source}: not a valid safetensors file ({reason})") from None
-    arrays = {name: _to_float32(source, name, tensor) for name, tensor in tensors}
+    named = sorted(tensors, key=lambda tensor: tensor[0])  # else the first error is any of them
+    arrays = {name: _to_float32(source, name, tensor) for name, tensor in named}
     return ModelFile(arrays, metadata, hashlib.sha256(content).hexdigest())
 
 

@@ -6,11 +6,13 @@ the sealed bytes (Flower cuts arrays into chunks, which it does not do with othe
 
 from collections.abc import Mapping
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from smdl_flower.errors import DeliveryError
+from smdl_flower.flower import blobs
+from smdl_flower.flower.blobs import BlobError
 from smdl_flower.flower.replies import shown
+from smdl_flower.weights import Limits
 
 PRESENT = "query.present"  # types of message: who are you, and here is yours
 RECEIVE = "query.receive"
@@ -38,7 +40,7 @@ def write(fields: Mapping[str, str], sealed: bytes | None = None) -> RecordDict:
     """
     content = RecordDict({_FIELDS: ConfigRecord(dict(fields))})
     if sealed is not None:
-        content[_SEALED] = ArrayRecord({_SEALED: Array(np.frombuffer(sealed, np.uint8))})
+        content[_SEALED] = blobs.to_record(_SEALED, sealed)
     return content
 
 
@@ -78,13 +80,9 @@ def sealed_bytes(content: RecordDict) -> bytes:
     Raises:
         DeliveryError: There is none, or it is not stored as bytes.
     """
-    array = content.array_records.get(_SEALED, ArrayRecord()).get(_SEALED)
-    if len(content.array_records) != 1 or array is None or array.stype != "numpy.ndarray":
+    if set(content.array_records) != {_SEALED}:
         raise DeliveryError("the message brings no sealed copy")
     try:
-        values = array.numpy()  # numpy.load without pickle
-    except Exception:  # hostile bytes may fail in any way
-        raise DeliveryError("the sealed copy cannot be decoded") from None
-    if values.ndim != 1 or values.dtype != np.uint8:
-        raise DeliveryError("the sealed copy is not stored as bytes")
-    return values.tobytes()
+        return blobs.from_record(content.array_records[_SEALED], _SEALED, Limits().file_bytes)
+    except BlobError as error:
+        raise DeliveryError(f"the sealed copy: {error}") from None

@@ -6,7 +6,6 @@ Sizes are compared before anything is decoded or put into a message, so that a r
 memory here than Flower has spent on it already.
 """
 
-import io
 import math
 import re
 from collections.abc import Mapping
@@ -16,7 +15,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
-from smdl_flower.errors import SmdlError
+from smdl_flower.errors import SmdlError, SuspectFileError
+from smdl_flower.flower import blobs, packing
+from smdl_flower.flower.blobs import BlobError
 from smdl_flower.flower.records import (
     ARRAYS,
     CODE_SHA256,
@@ -34,7 +35,6 @@ from smdl_flower.weights import Weights
 
 LARGEST_SHARD = 100_000_000
 LONGEST_TEXT = 200  # characters of a value in a config record; digests have 64
-NPY_HEADER = 4096  # bytes, more than numpy writes
 _PARTICIPANT = re.compile(r"[0-9]{6}")
 
 
@@ -176,6 +176,8 @@ def _check_numbers(metrics: MetricRecord) -> None:
 
 
 def _check_arrays(arrays: ArrayRecord, expected: Weights) -> None:
+    if packing.PACKED in arrays:  # it came packed, and could not be unpacked
+        raise InvalidReplyError(f"its model is refused: {_why_packed(arrays, expected)}")
     if list(arrays) != sorted(expected):
         different = [shown(name) for name in sorted(set(arrays) ^ set(expected))[:3]]
         raise InvalidReplyError(f"it holds other tensors, or in another order: {different}")
@@ -186,24 +188,29 @@ def _check_arrays(arrays: ArrayRecord, expected: Weights) -> None:
             raise InvalidReplyError(
                 f"{name} is {claimed}; expected {wanted.dtype}{list(wanted.shape)}"
             )
-        if array.stype != "numpy.ndarray" or len(array.data) > wanted.nbytes + NPY_HEADER:
+        if array.stype != blobs.NUMPY or len(array.data) > wanted.nbytes + blobs.LONGEST_HEADER:
             raise InvalidReplyError(f"{name} is not a plain array of its claimed size")
         _check_header(name, array, wanted)
         if not np.isfinite(_decode(name, array)).all():
             raise InvalidReplyError(f"{name} has values that are NaN or infinite")
 
 
-def _check_header(name: str, array: Array, wanted: NDArray[Any]) -> None:
-    """The header inside the bytes: numpy reserves what it claims before it looks for values."""
+def _why_packed(arrays: ArrayRecord, expected: Weights) -> str:
+    most = sum(array.nbytes for array in expected.values()) + packing.FEW_BYTES
     try:
-        stream = io.BytesIO(array.data[:NPY_HEADER])
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0
-        shape, _, dtype = read(stream) if version == (1, 0) else (None, None, None)
-        size = stream.tell() + wanted.nbytes
-    except Exception as error:  # hostile bytes may fail in any way
-        raise InvalidReplyError(f"{name} cannot be decoded ({type(error).__name__})") from None
-    if (shape, dtype) != (wanted.shape, wanted.dtype) or len(array.data) != size:
+        packing.unpack(arrays, most)
+    except (BlobError, SuspectFileError) as error:
+        return shown(error, 200)
+    return "nothing was sent that it could answer"
+
+
+def _check_header(name: str, array: Array, wanted: NDArray[Any]) -> None:
+    """What the bytes say of themselves must be what was said of them."""
+    try:
+        shape, dtype, start = blobs.header(array.data)
+    except BlobError as error:
+        raise InvalidReplyError(f"{name}: {error}") from None
+    if (shape, dtype) != (wanted.shape, wanted.dtype) or len(array.data) != start + wanted.nbytes:
         raise InvalidReplyError(f"{name} holds another array than it claims")
 
 

@@ -11,10 +11,11 @@ import pytest
 from smdl_flower import config, models, training, weights
 from smdl_flower.cli.main import run
 from smdl_flower.data import load_test
-from smdl_flower.flower import inline, records
+from smdl_flower.flower import inline
 from smdl_flower.flower.marking import OwnerMarker
 from smdl_flower.home import OwnerHome
 from smdl_flower.models import ModelSpec
+from tests.flower.wire import model_in
 
 pytestmark = pytest.mark.e2e
 
@@ -44,9 +45,8 @@ def tapped_run(place: Path, *assignments: str) -> Tapped:
         kind = messages[0].metadata.message_type if messages else ""
         calls[kind] += 1
         for message in messages:
-            (record,) = message.content.array_records.values()
             where = (kind, calls[kind], message.metadata.dst_node_id)
-            tapped.sent[where] = records.from_record(record)
+            tapped.sent[where] = model_in(message.content)
         return push(self, messages)
 
     assert run(["init", "--home", str(tapped.home), "--json"]) == 0

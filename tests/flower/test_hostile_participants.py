@@ -13,6 +13,7 @@ from smdl_flower.errors import FederationError
 from smdl_flower.flower import checkpoint, inline, owner, records
 from smdl_flower.flower.run_folder import RUN_DIRECTORY_VARIABLE
 from smdl_flower.home import OwnerHome
+from tests.flower.wire import model_in, put_model
 
 PARTICIPANTS = 4
 FLAT = config.load_defaults(config.example_app_dir()) | {
@@ -67,8 +68,7 @@ def last_accuracy(folder):
 
 def arrays_with(change):
     def altered(content):
-        arrays = records.from_record(content[records.ARRAYS])
-        content[records.ARRAYS] = records.to_record(change(arrays))
+        put_model(content, change(model_in(content)))
         return content
 
     return altered
@@ -181,7 +181,7 @@ class Reversing(Altered):
         super().__init__(None)
 
     def __call__(self, message, context):
-        sent = records.from_record(message.content.array_records[records.ARRAYS])
+        sent = model_in(message.content)
         turned = arrays_with(lambda a: {k: 2 * sent[k] - v for k, v in a.items()})
         self.change = lambda content: examples(100_000_000)(turned(content))
         return super().__call__(message, context)

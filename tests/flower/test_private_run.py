@@ -16,6 +16,7 @@ from smdl_flower.home import OwnerHome
 from smdl_flower.privacy.ledger import Ledger
 from smdl_flower.privacy.private_round import LEDGER_VARIABLE
 from tests.flower.offline import OFFLINE
+from tests.flower.wire import model_in, put_model
 
 FLAT = config.load_defaults(config.example_app_dir()) | {
     "data": "digits",
@@ -64,7 +65,7 @@ class Altered:
 
     def __call__(self, message, context):
         reply = client_app.app.app(message, context)
-        self.replies.append(reply)
+        self.replies.append(RecordDict(dict(reply.content)))
         told = message.content.config_records[records.CONFIG]
         if context.node_config["partition-id"] == 0 and told[records.SERVER_ROUND] in self.rounds:
             return Message(self.change(RecordDict(dict(reply.content))), reply_to=message)
@@ -85,11 +86,10 @@ def test_a_private_run_claims_an_epsilon_under_its_cap_at_every_round(place):
         assert len(spent) == 3
         assert spent == sorted(spent)
         assert spent[-1] <= 8.0
-    for reply in spy.replies:  # nothing else left
-        assert list(reply.content.array_records["arrays"]) == ["head.bias", "head.weight"]
-        assert dict(reply.content.metric_records["metrics"]) == {"num-examples": 700}
-        names = {"arrays", "metrics", "provenance", "declaration"}
-        assert set(reply.content) == names
+    for sent in spy.replies:  # nothing else left
+        assert set(model_in(sent)) == {"head.bias", "head.weight"}
+        assert dict(sent.metric_records["metrics"]) == {"num-examples": 700}
+        assert set(sent) == {"arrays", "metrics", "provenance", "declaration"}
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert "train-loss" not in metrics[-1]
 
@@ -144,8 +144,7 @@ def _less_noise(content):
 
 
 def _more_tensors(content):
-    arrays = records.from_record(content[records.ARRAYS])
-    content[records.ARRAYS] = records.to_record({**arrays, "x": np.ones(1, np.float32)})
+    put_model(content, {**model_in(content), "x": np.ones(1, np.float32)})
     return content
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import Krum
 
 import client_app.app
@@ -24,6 +24,7 @@ from smdl_flower.models import ModelSpec
 from smdl_flower.verifying import verify
 from smdl_flower.weights import Weights, write
 from tests.flower.offline import OFFLINE
+from tests.flower.wire import model_in, put_model
 
 PARTICIPANTS = 7
 ROBUST = ("krum", "multikrum", "fedmedian", "fedtrimmedavg", "bulyan")
@@ -57,15 +58,15 @@ class Poisoner:
 
     def __call__(self, message, context):
         reply = client_app.app.app(message, context)
-        sent = records.from_record(message.content.array_records[records.ARRAYS])
+        sent = model_in(message.content)
         number = context.node_config["partition-id"]
         self.received.setdefault(number, []).append(sent)
         if number:
             return reply
-        arrays = records.from_record(reply.content.array_records[records.ARRAYS])
+        arrays = model_in(reply.content)
         turned = {k: sent[k] + np.float32(self.factor) * (v - sent[k]) for k, v in arrays.items()}
-        content = RecordDict({**reply.content, records.ARRAYS: records.to_record(turned)})
-        return Message(content, reply_to=message)
+        put_model(reply.content, turned)
+        return reply
 
 
 def accuracy(place, client, strategy, **changes):
