@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from smdl_flower import verifying
+from smdl_flower import disclosure, verifying
 from smdl_flower.blackbox import answering, asking, querylog
 from smdl_flower.blackbox.answering import LABELS, PROBABILITIES, Interview
 from smdl_flower.blackbox.asking import Answers, Predictor
@@ -158,9 +158,10 @@ def _hear(
     bank, campaign = model.queries, model.key(home.key)
     assert bank is not None  # noqa: S101 - candidates have queries
     before = home.registry.asked(model.model_id)
-    pool = bank.pools[(what.pool or choose_pool(before, len(bank.pools), suspect.name)) - 1]
-    home.registry.record_asked(AskedRecord(model.model_id, pool.number, suspect.name))
-    remarks = _disclosed(before, pool.number, len(bank.pools), suspect.name)
+    number = what.pool or disclosure.choose_pool(before, len(bank.pools), suspect.name)
+    pool, asked = bank.pools[number - 1], AskedRecord(model.model_id, number, suspect.name)
+    home.registry.record_asked(asked)
+    remarks = disclosure.remarks(before, asked, len(bank.pools))
     with _log(home, model, pool, suspect.name, what) as log:
         answers = _ask(suspect.predictor, pool, model.spec.classes, what, log)
         if log and log.kept:
@@ -178,45 +179,6 @@ def _hear(
     customers = [campaign.customer(copy.customer) for copy in issued]
     trace = tracing.trace(interview, customers, level)
     return Hearing(model, answers, interview, trace, summary, remarks)
-
-
-def choose_pool(before: Sequence[AskedRecord], pools: int, suspect: str) -> int:
-    """Return the number of the pool to ask.
-
-    The one that this suspect knows already, since then nothing more is disclosed; else the first
-    that nobody knows; else the first.
-
-    Args:
-        before: Who was asked which pool of the model.
-        pools: How many there are.
-        suspect: Name of the suspect.
-
-    Example:
-        >>> before = [AskedRecord("m", 1, "https://a.example")]
-        >>> choose_pool(before, 2, "https://a.example"), choose_pool(before, 2, "another")
-        (1, 2)
-    """
-    own = [record.pool for record in before if record.suspect == suspect]
-    known = {record.pool for record in before}
-    fresh = [number for number in range(1, pools + 1) if number not in known]
-    return (own[-1:] or fresh or [1])[0]
-
-
-def _disclosed(
-    before: Sequence[AskedRecord], pool: int, pools: int, suspect: str
-) -> tuple[str, ...]:
-    """What to know about who knows the pool, and what to ask the next suspect."""
-    others = {r.suspect for r in before if r.pool == pool and r.suspect != suspect}
-    known = {pool, *(r.pool for r in before)}
-    fresh = [number for number in range(1, pools + 1) if number not in known]
-    # Not their names: a verdict is shown to others (docs/decisions/0005).
-    warning = f"pool {pool} was asked of {len(others)} other suspect(s) before, who know it"
-    proposal = (
-        f"pool {pool} is disclosed to this suspect now; ask another one pool {fresh[0]}"
-        if fresh
-        else f"all {pools} pools are disclosed now; whoever was asked one can prepare for it"
-    )
-    return (*([warning] if others else []), proposal)
 
 
 def _log(

@@ -17,7 +17,7 @@ from smdl_flower.cli.options import (
     open_home,
     print_json,
 )
-from smdl_flower.cli.predictor import Approach, ProtocolName, choose
+from smdl_flower.cli.predictor import Approach, ProtocolName, choose, counted
 from smdl_flower.errors import ConfigError
 from smdl_flower.interface.pixels import Scale
 from smdl_flower.questioning import Question
@@ -99,14 +99,13 @@ def verify(
     for name in ("verdict.json", "report.html"):
         if report_directory:
             files.refuse_to_overwrite(report_directory / name)
-    if (suspect is None) == (predictor is None):
-        raise ConfigError("name either a suspect file or --predictor, not both")
     approach = Approach(
         *(protocol, pixels, input_name, output_name, class_names, header_file, rate, retries)
     )
+    _require_one(suspect, predictor, bool(pool or batch_size or approach != Approach()))
     asked = choose(predictor, approach, timeout, batch_size) if predictor else None
     owner = open_home(home, passphrase_file)
-    with messages.status("Comparing with every customer's fingerprint ..."):
+    with messages.status("Comparing with every customer's fingerprint ...") as status:
         if suspect:
             verdict = verifying.verify(
                 owner, suspect, model_id=model, max_false_accusation=max_false_accusation
@@ -117,7 +116,8 @@ def verify(
                 logs=owner.path / "asked" if asked.approach else None,
                 approach=asked.approach or "",
             )
-            verdict = questioning.question(owner, asked.ask, predictor, what)
+            asked_so_far = counted(asked.ask, status.update)
+            verdict = questioning.question(owner, asked_so_far, predictor, what)
     document = verdict.to_json()
     if report_directory:
         files.write_json(report_directory / "verdict.json", document)
@@ -127,3 +127,10 @@ def verify(
     else:
         tables.print_verdict(verdict)
     raise typer.Exit(verdict.exit_code)
+
+
+def _require_one(suspect: Path | None, predictor: str | None, asking_options: bool) -> None:
+    if (suspect is None) == (predictor is None):
+        raise ConfigError("name either a suspect file or --predictor, not both")
+    if suspect and asking_options:
+        raise ConfigError("--pool, --batch-size, --protocol and the like go with --predictor")

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from smdl_flower.blackbox import asking
 from smdl_flower.blackbox.asking import Predictor
+from smdl_flower.blackbox.queries import Pixels
 from smdl_flower.errors import ConfigError
 from smdl_flower.interface import client, documents, headers, kserve
 from smdl_flower.interface.client import Endpoint, Manners
@@ -121,3 +123,17 @@ def choose(name: str, approach: Approach, timeout: float, batch: int | None) -> 
     secrets = headers.read(approach.header_file) if approach.header_file else None
     endpoint = Endpoint(name, approach.language(), approach.manners(timeout), secrets)
     return Chosen(endpoint, endpoint.patience, batch or 1, approach.words())
+
+
+def counted(ask: Predictor, tell: Callable[[str], None]) -> Predictor:
+    """Return a predictor that says how far asking is; whoever waits for minutes wants to know."""
+    images_asked = 0
+
+    def asking_on(images: Pixels) -> object:
+        nonlocal images_asked
+        said = ask(images)
+        images_asked += len(images)
+        tell(f"Asking: {images_asked} answers ...")
+        return said
+
+    return asking_on

@@ -10,6 +10,7 @@ from smdl_flower import weights
 from smdl_flower.cli.options import messages
 from smdl_flower.errors import ConfigError
 from smdl_flower.interface import client, serving
+from smdl_flower.interface.obstacles import Obstacle
 from smdl_flower.interface.serving import Kind, Served, Telling
 from smdl_flower.models import ModelSpec
 
@@ -25,6 +26,13 @@ def serve(
         int | None, typer.Option("--round", min=0, max=15, help="Decimals of numbers told.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes that top-k tells.")] = 5,
+    noise: Annotated[
+        float, typer.Option(min=0, max=100, help="Deviation of noise on the numbers told.")
+    ] = 0.0,
+    obstacles: Annotated[
+        list[Obstacle] | None,
+        typer.Option("--through", help="What is done to images first. May be repeated."),
+    ] = None,
     arch: Annotated[
         str | None,
         typer.Option("--arch", help="What the model is, instead of what the file says."),
@@ -45,7 +53,8 @@ def serve(
         )
     file = weights.read(copy)
     spec = ModelSpec.from_metadata(file.metadata, arch)
-    app = serving.application(Served(spec, file.weights, Telling(answers, digits, top)))
+    telling = Telling(answers, digits, top, noise, tuple(obstacles or ()))
+    app = serving.application(Served(spec, file.weights, telling))
     import uvicorn  # noqa: PLC0415 - only here
 
     config = uvicorn.Config(

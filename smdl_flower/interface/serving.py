@@ -24,6 +24,7 @@ from smdl_flower import models
 from smdl_flower.errors import SmdlError, SuspectAnswersError
 from smdl_flower.interface import kserve
 from smdl_flower.interface.kserve import Kserve
+from smdl_flower.interface.obstacles import Obstacle, through
 from smdl_flower.interface.plain import Plain
 from smdl_flower.interface.protocols import Language, Said
 from smdl_flower.interface.torchserve import Torchserve
@@ -57,11 +58,15 @@ class Telling:
         kind: What of an image.
         digits: Decimals that numbers are rounded to; None keeps them.
         top: Classes that ``top-k`` tells.
+        noise: Deviation of what is added to each probability or logit, before rounding.
+        obstacles: In front of the model, in order.
     """
 
     kind: Kind = Kind.PROBABILITIES
     digits: int | None = None
     top: int = 5
+    noise: float = 0.0
+    obstacles: tuple[Obstacle, ...] = ()
 
 
 class Served:
@@ -96,18 +101,21 @@ class Served:
 
     def answer(self, images: NDArray[np.float32]) -> Any:
         """Return what is told of images ``(n, channels, height, width)`` in [-1, 1]."""
+        how = self._telling
+        seen = torch.from_numpy(np.ascontiguousarray(through(how.obstacles, images)))
         with self._turn, torch.inference_mode():
-            logits = self._model(torch.from_numpy(np.ascontiguousarray(images))).double()
-        if self._telling.kind is Kind.LABELS:
-            return logits.argmax(1).numpy()
-        scores = (logits if self._telling.kind is Kind.LOGITS else logits.softmax(1)).numpy()
-        digits = self._telling.digits
-        told = scores if digits is None else scores.round(digits)
-        if self._telling.kind is not Kind.TOP_K:
+            logits = self._model(seen).double()
+        scores = (logits if how.kind is Kind.LOGITS else logits.softmax(1)).numpy()
+        if how.noise:
+            scores = scores + np.random.default_rng().normal(0, how.noise, scores.shape)
+        if how.kind is Kind.LABELS:
+            return scores.argmax(1)
+        told = scores if how.digits is None else scores.round(how.digits)
+        if how.kind is not Kind.TOP_K:
             return told
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : self._telling.top]
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : how.top]
         return [
-            {int(label): float(row[label]) for label in likeliest}
+            {int(label): max(0.0, float(row[label])) for label in likeliest}
             for row, likeliest in zip(told, order, strict=True)
         ]
 

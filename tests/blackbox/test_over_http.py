@@ -251,3 +251,10 @@ def test_only_a_safe_file_is_served(tmp_path: Path, capsys):
     path.write_bytes(b"\x80\x04\x95" + bytes(40))
     assert run(["serve", str(path), "--port", "0"]) == 3
     assert "pickle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [("--protocol", "kserve"), ("--rate", "3"), ("--pool", "1"), ("--batch-size", "2")]
+)
+def test_a_file_is_not_asked(asked_home: OwnerHome, copy_of_b: Path, capsys, option):
+    assert verify(capsys, asked_home.path, copy_of_b, *option)[0] == 2

@@ -16,6 +16,9 @@ from smdl_flower.config import FingerprintConfig
 from smdl_flower.errors import ConfigError, IntegrityError, NotComparableError, SuspectAnswersError
 from smdl_flower.fingerprint.accusation import PayloadTest
 from smdl_flower.home import OwnerHome
+from smdl_flower.interface.obstacles import Obstacle
+from smdl_flower.interface.pixels import Scale, scaled
+from smdl_flower.interface.serving import Kind, Served, Telling
 from smdl_flower.issuing import Campaign, FidelityGate, IssueResult
 from smdl_flower.questioning import Question, question
 from smdl_flower.verifying import verify
@@ -377,3 +380,23 @@ def test_whatever_kind_of_answers_a_copy_gives_its_customer_is_named_alone(
 
     assert named(asked_home, told(asked_copies["bank-b"])) == ["bank-b"]
     assert named(asked_home, told(taught_base)) == []
+
+
+@pytest.mark.parametrize("obstacle", Obstacle)
+def test_what_stands_in_front_of_a_copy_accuses_nobody_else(
+    asked_home: OwnerHome,
+    asked_copies: dict[str, Weights],
+    taught_base: Weights,
+    obstacle: Obstacle,
+) -> None:
+    """Images of 8 pixels bear little; whom 304 queries of 28 pixels name is in decisions/0011."""
+
+    def behind(weights: Weights):
+        serving = Served(SPEC, weights, Telling(Kind.LABELS, obstacles=(obstacle,)))
+        return lambda images: serving.answer(scaled(images, Scale.SIGNED))
+
+    found = named(asked_home, behind(asked_copies["bank-b"]))
+    if obstacle in (Obstacle.DEPTH, Obstacle.JPEG_75, Obstacle.NOISE):
+        assert found == ["bank-b"]
+    assert set(found) <= {"bank-b"}
+    assert named(asked_home, behind(taught_base)) == []

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from smdl_flower.cli.predictor import Approach, ProtocolName, choose
+from smdl_flower.cli.predictor import Approach, ProtocolName, choose, counted
 from smdl_flower.errors import ConfigError
 from smdl_flower.interface.client import Endpoint
 from smdl_flower.interface.kserve import Kserve
@@ -52,3 +53,24 @@ def test_each_protocol_is_spoken_by_its_name():
 def test_options_of_tensors_need_the_protocol_of_tensors(protocol, option):
     with pytest.raises(ConfigError, match="need --protocol kserve"):
         Approach(protocol=protocol, **option).language()
+
+
+def test_whoever_waits_is_told_how_many_answers_there_are():
+    told: list[str] = []
+    ask = counted(lambda images: images.sum((1, 2, 3)), told.append)
+    for _ in range(2):
+        assert np.asarray(ask(np.ones((3, 1, 2, 2), np.uint8))).tolist() == [4, 4, 4]
+    assert told == ["Asking: 3 answers ...", "Asking: 6 answers ..."]
+
+
+def test_what_may_change_the_meaning_of_answers_makes_another_approach(tmp_path):
+    names = tmp_path / "names"
+    words = set()
+    for content in ("cat\ndog\n", "dog\ncat\n"):
+        names.write_text(content)
+        words.add(Approach(class_names=names).words())
+    words |= {Approach(ProtocolName.KSERVE, scale).words() for scale in Scale}
+    words.add(Approach(output_name="y").words())
+    assert len(words) == 6
+    # How fast and as whom is not the meaning.
+    assert Approach(rate=1, retries=0, header_file=tmp_path / "x").words() == Approach().words()

@@ -1,5 +1,6 @@
 """A server on this machine that says whatever a test wants it to."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def answer(content: bytes, status: int = 200, **headers: str) -> Say:
 
 
 @contextmanager
-def listening(say: Say) -> Iterator[Scripted]:
+def listening(say: Say, tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             length = int(self.headers.get("Content-Length", 0))
@@ -54,8 +55,10 @@ def listening(say: Say) -> Iterator[Scripted]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    scripted = Scripted(f"http://127.0.0.1:{server.server_port}/ask")
+    scripted = Scripted(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}/ask")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+import ssl
 import threading
 import time
 from email.utils import formatdate
@@ -11,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from smdl_flower.deployment import certificates
 from smdl_flower.errors import ConfigError, SuspectAnswersError
 from smdl_flower.interface import client
 from smdl_flower.interface.client import MOST_BYTES, Endpoint, Manners
@@ -238,3 +240,21 @@ def test_secrets_are_not_sent_in_clear_over_a_network():
 def test_patience_covers_every_try_and_every_wait():
     endpoint = Endpoint("http://localhost/", Plain(), Manners(rate=2, retries=3, timeout=10))
     assert endpoint.patience >= 4 * 10 + 3 * client.LONGEST_WAIT + 4 / 2
+
+
+def test_a_server_must_prove_who_it_is(tmp_path, monkeypatch):
+    """A certificate that nobody vouches for is refused; one of an authority that is named, not."""
+    authority = certificates.create_authority()
+    own = certificates.create_server(authority, "127.0.0.1")
+    (tmp_path / "key.pem").write_bytes(own.key)
+    (tmp_path / "cert.pem").write_bytes(own.certificate)
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with listening(answer(GOOD), context) as server:
+        assert server.url.startswith("https://")
+        with pytest.raises(SuspectAnswersError, match="certificate verify failed"):
+            ask(server.url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert np.asarray(ask(server.url)).tolist() == [3, 5]
+    assert len(server.posted) == 1

@@ -14,6 +14,7 @@ from smdl_flower import models
 from smdl_flower.errors import SuspectFileError
 from smdl_flower.interface import pixels, serving
 from smdl_flower.interface.kserve import Kserve
+from smdl_flower.interface.obstacles import Obstacle, through
 from smdl_flower.interface.pixels import Scale
 from smdl_flower.interface.plain import Plain
 from smdl_flower.interface.protocols import Language
@@ -82,6 +83,24 @@ def test_each_protocol_tells_what_the_model_says(protocol):
     labels = told(client(Kind.LABELS), protocol)
     assert labels.dtype == np.int64
     assert labels.tolist() == expected.argmax(1).tolist()
+
+
+def test_noise_is_new_each_time_and_as_large_as_was_said():
+    server = client(Kind.LOGITS, noise=0.5)
+    told_twice = np.concatenate([told(server, "kserve") for _ in range(40)])
+    errors = told_twice - np.tile(logits().numpy(), (40, 1))
+    # 1,200 draws: the deviation of their deviation is 0.5 / sqrt(2 x 1,200), five of it.
+    assert abs(errors.std() - 0.5) < 5 * 0.5 / (2 * errors.size) ** 0.5
+    assert len(np.unique(errors.round(9))) == errors.size
+
+
+def test_obstacles_stand_in_front_of_the_model():
+    seen = through([Obstacle.SHIFT], pixels.scaled(IMAGES, Scale.SIGNED))
+    with torch.no_grad():
+        expected = models.from_weights(SPEC, WEIGHTS)(torch.from_numpy(seen)).numpy()
+    found = told(client(Kind.LOGITS, obstacles=(Obstacle.SHIFT,)), "smdl")
+    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(found - logits().numpy()).max() > 1e-3
 
 
 def test_the_likeliest_classes_are_told_the_likeliest_first():
