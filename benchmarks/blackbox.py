@@ -127,6 +127,7 @@ def issued(
         max_accuracy_drop=1.0,
         queries=queries,
         query_pools=1,
+        imprint_images=False,
         demo_customers=0,
     )
     gate = FidelityGate(load_test(DATA), 1.0)

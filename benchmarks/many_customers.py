@@ -67,6 +67,7 @@ def prepare(place: Path, model: str, customers: int) -> tuple[OwnerHome, Path, s
         max_accuracy_drop=1.0,
         queries=0,
         query_pools=1,
+        imprint_images=False,
         demo_customers=0,
     )
     gate = FidelityGate(None, 1.0)

@@ -122,6 +122,7 @@ def other_owners_copy(model: BaseModel, place: Path, customer: str) -> weights.W
         max_accuracy_drop=1.0,
         queries=0,
         query_pools=1,
+        imprint_images=False,
         demo_customers=0,
     )
     gate = FidelityGate(load_test(DATA), 1.0)

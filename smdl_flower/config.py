@@ -120,6 +120,7 @@ class FingerprintConfig(Section):
     max_accuracy_drop: Fraction = Field(alias="fingerprint.max-accuracy-drop")
     queries: int = Field(alias="fingerprint.queries", ge=0, le=8192)
     query_pools: int = Field(alias="fingerprint.query-pools", ge=1, le=16)
+    imprint_images: bool = Field(alias="fingerprint.imprint-images")
     demo_customers: int = Field(alias="demo-customers", ge=0, le=10_000)
 
 

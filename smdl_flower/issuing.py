@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from smdl_flower import files, models, weights
+from smdl_flower import files, imprinting, models, weights
 from smdl_flower.blackbox import teaching
 from smdl_flower.blackbox.queries import FEWEST, MOST, Bank, make_bank
 from smdl_flower.blackbox.tail import cut
@@ -27,11 +27,13 @@ from smdl_flower.fingerprint import carriers, codes, embedding, extraction
 from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark
+from smdl_flower.fingerprint.imprint import Imprint, require_room
 from smdl_flower.fingerprint.keys import CustomerKey
 from smdl_flower.fingerprint.layout import Layout
 from smdl_flower.fingerprint.payload import amplitude
 from smdl_flower.fingerprint.profile import sensitivity_profile
 from smdl_flower.home import OwnerHome
+from smdl_flower.imprinting import ImprintReport
 from smdl_flower.models import ModelSpec
 from smdl_flower.training import evaluate
 from smdl_flower.vault import BaseModel
@@ -67,6 +69,7 @@ class IssueResult:
         accuracy: On the gate's images; None if there are none.
         reason: Why it was not issued; empty if it was.
         query_bits: Answers to the query images that are as taught; None if there are no queries.
+        imprint: What it does with images that carry its customer's word; None if not asked for.
     """
 
     customer: str
@@ -77,6 +80,7 @@ class IssueResult:
     accuracy: float | None
     reason: str
     query_bits: int | None = None
+    imprint: ImprintReport | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Campaign:
         base_accuracy: Of the base model on the gate's images; None if there are none.
         gate: What copies must keep.
         teacher: Of the copies' answers; None if there are no queries.
+        imprint: Where customers' words lie in images; None if that is not asked for.
     """
 
     model: BaseModel
@@ -96,6 +101,7 @@ class Campaign:
     base_accuracy: float | None
     gate: FidelityGate
     teacher: Teacher | None = field(default=None, repr=False)
+    imprint: Imprint | None = field(default=None, repr=False)
 
 
 def open_campaign(
@@ -129,7 +135,10 @@ def open_campaign(
     teacher = None
     if model.queries and public:
         teacher = Teacher.of(module, model.queries, model.key(home.key), public.inputs())
-    return Campaign(model, mark, accuracy, gate, teacher)
+    imprint = None
+    if config.imprint_images and gate.images:
+        imprint = Imprint.of(model.key(home.key), _shape(spec), model.code.length)
+    return Campaign(model, mark, accuracy, gate, teacher, imprint)
 
 
 def _divided(config: FingerprintConfig, gate: FidelityGate) -> tuple[FidelityGate, Images | None]:
@@ -154,7 +163,7 @@ def _part(images: Images, which: slice) -> Images:
 def _new_model(
     home: OwnerHome, spec: ModelSpec, base: Weights, config: FingerprintConfig, module: nn.Module
 ) -> BaseModel:
-    shape = (spec.channels, spec.image_size, spec.image_size)
+    shape = _shape(spec)
     profile = sensitivity_profile(module, Layout.of(base), shape)
     model = BaseModel(spec, base, profile, code_of(config), config.strength)
     code = query_code_of(config)
@@ -169,6 +178,10 @@ def _new_model(
         lambda pixels: teaching.logits(module, pixels).numpy(),
     )
     return replace(model, queries=bank)
+
+
+def _shape(spec: ModelSpec) -> tuple[int, int, int]:
+    return spec.channels, spec.image_size, spec.image_size
 
 
 def _require_same(model: BaseModel, spec: ModelSpec, config: FingerprintConfig) -> None:
@@ -272,7 +285,16 @@ def _self_check(campaign: Campaign, key: CustomerKey, copy: Weights) -> IssueRes
     elif score < SELF_CHECK.carrier_threshold():
         reason = f"carrier score {score:.1f} does not prove the customer"
     digest = "" if reason else weights.digest(copy)
-    return IssueResult(*(key.customer, None, digest, matching, score), accuracy, reason, query_bits)
+    found = (key.customer, None, digest, matching, score)
+    return IssueResult(*found, accuracy, reason, query_bits, _imprinted(campaign, key, copy))
+
+
+def _imprinted(campaign: Campaign, key: CustomerKey, copy: Weights) -> ImprintReport | None:
+    images = campaign.gate.images
+    if campaign.imprint is None or images is None:
+        return None
+    network = models.from_weights(campaign.model.spec, copy)
+    return imprinting.report(campaign.imprint, campaign.mark.biases, key, network, images)
 
 
 def _known_model(home: OwnerHome, base: Weights) -> BaseModel | None:
@@ -314,6 +336,8 @@ def require_capacity(spec: ModelSpec, config: FingerprintConfig) -> None:
     amplitude(size, config.code_length, config.strength**2 / 2)
     if query_code_of(config):
         cut(untrained)
+    if config.imprint_images:
+        require_room(_shape(spec), config.code_length)
 
 
 def require_issued(results: Sequence[IssueResult]) -> None:

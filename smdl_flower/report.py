@@ -200,12 +200,24 @@ round {{ last.round }} of {{ resolved.config["num-server-rounds"] }}; nobody was
 {% if accuracy_plot %}<h2>Training</h2>{{ accuracy_plot }}{% endif %}
 {% if copies %}
 <h2>Copies</h2>{{ copies_plot }}
-<table><tr><th>customer</th><th>accuracy</th><th>bits read back</th><th>carrier score</th>
-<th>issued</th></tr>
+<table><tr><th>customer</th><th>accuracy</th><th>bits read back</th>
+{% if copies[0].get("query_bits") is not none %}<th>bits in answers</th>{% endif %}
+<th>carrier score</th><th>issued</th></tr>
 {% for copy in copies %}<tr><td>{{ copy.customer }}</td>
 <td>{{ copy.accuracy | percent }}</td><td>{{ copy.matching_bits }} of {{ outcome.code_length }}</td>
+{% if copies[0].get("query_bits") is not none %}<td>{{ copy.query_bits }}</td>{% endif %}
 <td>{{ "%.0f" | format(copy.carrier_score) }}</td>
 <td>{{ "yes" if copy.path else copy.reason }}</td></tr>{% endfor %}</table>
+{% if copies[0].get("imprint") %}
+<h3>Images with a fingerprint in them</h3><table><tr><th>customer</th><th>bits in each image</th>
+<th>read back</th><th>PSNR, mean (least)</th><th>accuracy of its copy on them</th></tr>
+{% for copy in copies %}<tr><td>{{ copy.customer }}</td><td>{{ copy.imprint.bits }}</td>
+<td>{{ "%.2f" | format(100 * copy.imprint.bits_read) }} %</td>
+<td>{{ "%.1f" | format(copy.imprint.psnr_mean) }} ({{ "%.1f" | format(copy.imprint.psnr_least) }})
+dB</td><td>{{ copy.imprint.accuracy | percent }}</td></tr>{% endfor %}</table>
+<p class="small">Each of {{ copies[0].imprint.images }} test images carries its customer's word,
+invisibly. That shows that such images do the model no harm. It traces nobody: whoever alters an
+image erases the word.</p>{% endif %}
 {% if outcome.deliveries is defined %}<p>Delivered over Flower:
 {{ outcome.deliveries | selectattr("delivered") | map(attribute="customer") | join(", ")
 or "nobody" }}.

@@ -67,6 +67,7 @@ def fingerprint_config() -> FingerprintConfig:
             "fingerprint.max-accuracy-drop": 0.01,
             "fingerprint.queries": 0,
             "fingerprint.query-pools": 1,
+            "fingerprint.imprint-images": False,
             "demo-customers": 0,
         }
     )

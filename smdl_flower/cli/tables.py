@@ -28,17 +28,36 @@ def print_run(outcome: Mapping[str, Any]) -> None:
 def print_copies(base_accuracy: float | None, copies: Sequence[Mapping[str, Any]]) -> None:
     """Print one row per customer."""
     table = Table(title=f"Issued copies (base model: {_percent(base_accuracy)})")
-    for heading in ("customer", "accuracy", "bits read back", "carrier score", "issued"):
+    asked = any(copy.get("query_bits") is not None for copy in copies)
+    headings = ["customer", "accuracy", "bits read back", "carrier score", "issued"]
+    if asked:
+        headings.insert(3, "bits in answers")
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "customer" else "right")
     for copy in copies:
         table.add_row(
             copy["customer"],
             _percent(copy["accuracy"]),
             str(copy["matching_bits"]),
+            *([str(copy["query_bits"])] if asked else []),
             f"{copy['carrier_score']:.0f}",
             "yes" if copy["path"] else f"no: {copy['reason']}",
         )
     console.print(table)
+    _print_imprints([copy["imprint"] for copy in copies if copy.get("imprint")])
+
+
+def _print_imprints(reports: Sequence[Mapping[str, Any]]) -> None:
+    """Say how images that carry a customer's word were read, by the key and by its copy."""
+    if not reports:
+        return
+    read = min(report["bits_read"] for report in reports)
+    accuracies = [report["accuracy"] for report in reports]
+    console.print(
+        f"Test images with {reports[0]['bits']} invisible bits in them (PSNR at least "
+        f"{min(report['psnr_least'] for report in reports):.1f} dB): {read:.2%} of the bits read "
+        f"back, accuracy of the copies {_percent(min(accuracies))} to {_percent(max(accuracies))}"
+    )
 
 
 def _print_deliveries(deliveries: Sequence[Mapping[str, Any]] | None) -> None:

@@ -52,6 +52,7 @@ def issued(tmp_path_factory):
         max_accuracy_drop=0.0,
         queries=0,
         query_pools=1,
+        imprint_images=False,
         demo_customers=0,
     )
     base = models.to_weights(models.build(spec, seed=3))
