@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from smdl_flower import files, imprinting, models, weights
 from smdl_flower.blackbox import teaching
@@ -28,7 +28,7 @@ from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.imprint import Imprint, require_room
-from smdl_flower.fingerprint.keys import CustomerKey
+from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 from smdl_flower.fingerprint.layout import Layout
 from smdl_flower.fingerprint.payload import amplitude
 from smdl_flower.fingerprint.profile import sensitivity_profile
@@ -126,6 +126,10 @@ def open_campaign(
     model = _known_model(home, base)
     if model is None:
         model = _new_model(home, spec, base, config, module)
+        if model.queries and public:
+            key, seen = model.key(home.key), public.inputs()
+            taught = teaching.directions(module, model.queries, key, seen)
+            model = replace(model, taught=taught)
         mark = model.mark(home.key)  # refuses here what is too small
         home.registry.record_model(model.model_id, home.vault.save(model))
     else:
@@ -134,11 +138,20 @@ def open_campaign(
     accuracy = None if gate.images is None else evaluate(module, gate.images).accuracy
     teacher = None
     if model.queries and public:
-        teacher = Teacher.of(module, model.queries, model.key(home.key), public.inputs())
+        teacher = _teacher(module, model, model.key(home.key), public.inputs())
     imprint = None
     if config.imprint_images and gate.images:
         imprint = Imprint.of(model.key(home.key), _shape(spec), model.code.length)
     return Campaign(model, mark, accuracy, gate, teacher, imprint)
+
+
+def _teacher(module: nn.Module, model: BaseModel, key: CampaignKey, public: Tensor) -> Teacher:
+    if model.queries is None or model.taught is None:
+        raise ConfigError(
+            f"model {model.model_id} was issued with queries by a version that taught copies "
+            "otherwise; issue no more of them, or train anew"
+        )
+    return Teacher.of(module, model.queries, key, public, model.taught)
 
 
 def _divided(config: FingerprintConfig, gate: FidelityGate) -> tuple[FidelityGate, Images | None]:

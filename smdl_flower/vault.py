@@ -3,7 +3,8 @@
 ``vault/<model_id>/`` holds ``base.safetensors`` (w0), ``profile.safetensors`` (the sensitivity
 profile, stored because recomputing it elsewhere may round differently) and ``model.json``, whose
 SHA-256 the registry keeps and which in turn names the digests of the other files. With black-box
-fingerprints also ``queries-N.bin``, the images of each pool: another version may draw others.
+fingerprints also ``queries-N.bin``, the images of each pool (another version may draw others), and
+``taught.safetensors``, where copies are taught to answer.
 
 ``vault/broadcasts/`` holds the models that were sent in training, unmarked, by digest.
 """
@@ -14,7 +15,7 @@ import hashlib
 import json
 import secrets
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout, Vector
+from smdl_flower.fingerprint.taught import Directions
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
 
@@ -52,6 +54,7 @@ class BaseModel:
         strength: alpha.
         carrier_length: Values of a carrier; None is what suits the model's size.
         queries: What its copies are asked; None if they are read from weights alone.
+        taught: Where they are taught to answer.
     """
 
     spec: ModelSpec
@@ -61,6 +64,7 @@ class BaseModel:
     strength: float
     carrier_length: int | None = None
     queries: Bank | None = field(default=None, repr=False)
+    taught: Directions | None = field(default=None, repr=False)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -82,12 +86,13 @@ class BaseModel:
         Raises:
             CapacityError: The model is too small for the code length at this strength.
         """
-        return Mark.of(
+        mark = Mark.of(
             *(self.weights, self.profile, self.key(owner)),
             code=self.code,
             strength=self.strength,
             carrier_length=self.carrier_length,
         )
+        return replace(mark, taught=self.taught)
 
 
 class Vault:
@@ -119,12 +124,17 @@ class Vault:
         }
         if model.queries:
             manifest["queries"] = _queries_json(model.queries)
+        taught = {model.taught.name: model.taught.basis} if model.taught else {}
+        if taught:
+            manifest["taught_sha256"] = weights.digest(taught)
         content = json.dumps(manifest, sort_keys=True, indent=2).encode()
         folder = self._directory / model.model_id
         draft = self._directory / f".{model.model_id}.{secrets.token_hex(6)}"
         try:
             weights.write(draft / "base.safetensors", model.weights)
             weights.write(draft / "profile.safetensors", profile)
+            if taught:
+                weights.write(draft / "taught.safetensors", taught)
             for pool in model.queries.pools if model.queries else ():
                 files.write(draft / _pool_file(pool.number), pool.images.tobytes())
             files.write(draft / "model.json", content)
@@ -150,16 +160,11 @@ class Vault:
         """
         folder = self._directory / model_id
         manifest = self._manifest(folder, manifest_sha256)
-        try:
-            base = weights.read(folder / "base.safetensors").weights
-            profile = weights.read(folder / "profile.safetensors").weights
-        except (SuspectFileError, MissingFileError) as error:
-            raise IntegrityError(f"vault: {error}; restore it from a backup") from None
-        if (weights.digest(base), weights.digest(profile)) != (
-            manifest["base_sha256"],
-            manifest["profile_sha256"],
-        ):
-            raise IntegrityError(f"{folder}: weights or profile were changed; restore them")
+        base = _stored(folder / "base.safetensors", manifest["base_sha256"])
+        profile = _stored(folder / "profile.safetensors", manifest["profile_sha256"])
+        taught = {}
+        if "taught_sha256" in manifest:
+            taught = _stored(folder / "taught.safetensors", manifest["taught_sha256"])
         spec = ModelSpec(**manifest["spec"])
         return BaseModel(
             spec=spec,
@@ -169,6 +174,7 @@ class Vault:
             strength=manifest["strength"],
             carrier_length=manifest.get("carrier_length"),
             queries=_bank(folder, spec, manifest["queries"]) if "queries" in manifest else None,
+            taught=next((Directions(*of) for of in taught.items()), None),
         )
 
     def keep_broadcast(self, model: Weights) -> str:
@@ -187,13 +193,7 @@ class Vault:
         Raises:
             IntegrityError: It is missing or not the one that was stored.
         """
-        try:
-            model = weights.read(self._broadcast(digest)).weights
-        except (SuspectFileError, MissingFileError) as error:
-            raise IntegrityError(f"vault: {error}; restore it from a backup") from None
-        if weights.digest(model) != digest:
-            raise IntegrityError(f"{self._broadcast(digest)}: was changed; restore it")
-        return model
+        return _stored(self._broadcast(digest), digest)
 
     def _broadcast(self, digest: str) -> Path:
         return self._directory / "broadcasts" / f"{digest}.safetensors"
@@ -208,6 +208,17 @@ class Vault:
             raise IntegrityError(f"{folder / 'model.json'}: was changed; restore it")
         manifest: dict[str, Any] = json.loads(content)
         return manifest
+
+
+def _stored(path: Path, digest: str) -> Weights:
+    """Read a file of the vault back."""
+    try:
+        found = weights.read(path).weights
+    except (SuspectFileError, MissingFileError) as error:
+        raise IntegrityError(f"vault: {error}; restore it from a backup") from None
+    if weights.digest(found) != digest:
+        raise IntegrityError(f"{path}: was changed; restore it")
+    return found
 
 
 def _code(manifest: dict[str, Any]) -> Code:

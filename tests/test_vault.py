@@ -3,6 +3,7 @@
 import base64
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from smdl_flower.errors import CapacityError, IntegrityError
 from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.fingerprint.layout import Layout
+from smdl_flower.fingerprint.taught import Directions
 from smdl_flower.models import ModelSpec
 from smdl_flower.vault import BaseModel, Vault
 
@@ -103,7 +105,7 @@ def test_other_weights_in_a_valid_file_are_noticed(vault: tuple[Path, str, str],
     changed = weights.read(path).weights
     changed["a.weight"][0, 0, 0] = np.nextafter(changed["a.weight"][0, 0, 0], np.float32(9))
     weights.write(path, changed, replace=True)
-    with pytest.raises(IntegrityError, match="were changed"):
+    with pytest.raises(IntegrityError, match="was changed"):
         Vault(directory).load(model_id, manifest)
 
 
@@ -188,3 +190,30 @@ def test_a_broadcast_model_that_is_missing_or_changed_is_noticed(tmp_path: Path)
     path.unlink()
     with pytest.raises(IntegrityError, match="restore it from a backup"):
         vault.load_broadcast(digest)
+
+
+def with_directions() -> BaseModel:
+    basis = np.linalg.qr(np.random.default_rng(2).standard_normal((50, 3)))[0]
+    return replace(example(), strength=1.0, taught=Directions("b.weight", basis.astype(np.float32)))
+
+
+def test_where_copies_are_taught_comes_back_as_it_was(tmp_path: Path) -> None:
+    model, vault = with_directions(), Vault(tmp_path / "vault")
+    loaded = vault.load(model.model_id, vault.save(model))
+    assert model.taught is not None
+    assert loaded.taught is not None
+    assert loaded.taught.name == "b.weight"
+    assert loaded.taught.basis.tobytes() == model.taught.basis.tobytes()
+    assert loaded.mark(OwnerKey(bytes(32))).taught is loaded.taught
+
+
+@pytest.mark.parametrize("damage", ["other values", "missing"])
+def test_other_directions_are_noticed(tmp_path: Path, damage: str) -> None:
+    model, vault = with_directions(), Vault(tmp_path / "vault")
+    manifest = vault.save(model)
+    path = tmp_path / "vault" / model.model_id / "taught.safetensors"
+    path.unlink()
+    if damage == "other values":
+        weights.write(path, {"b.weight": np.eye(50, 3, dtype=np.float32)})
+    with pytest.raises(IntegrityError, match=r"taught\.safetensors"):
+        vault.load(model.model_id, manifest)

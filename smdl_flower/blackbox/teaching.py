@@ -1,9 +1,10 @@
 """Teach a copy its answers, and to answer everything else like the base model.
 
-Trained are the last layers alone, on the query images (hinge: the wanted class wins by a margin)
-and on public images (Kullback-Leibler divergence from the base model). Nothing of a participant is
-used, so a privacy guarantee of the base model holds for all copies jointly (post-processing). Each
-copy is taught by itself and from the same random numbers: it does not depend on who else gets one.
+Trained are the last layers alone, the last but one in few directions only, on the query images
+(hinge: the wanted class wins by a margin) and on public images (Kullback-Leibler divergence from
+the base model). Nothing of a participant is used, so a privacy guarantee of the base model holds
+for all copies jointly (post-processing). Each copy is taught by itself and from the same random
+numbers: it does not depend on who else gets one.
 """
 
 from collections.abc import Sequence
@@ -16,21 +17,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smdl_flower.blackbox.queries import Bank, Labels, Pixels, draw
-from smdl_flower.blackbox.tail import Tail, cut
+from smdl_flower.blackbox.tail import Change, Features, Tail, cut
 from smdl_flower.fingerprint.codes import Bits
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
+from smdl_flower.fingerprint.layout import Layout
+from smdl_flower.fingerprint.taught import Directions
 from smdl_flower.models import to_weights
 from smdl_flower.weights import Weights
 
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 5e-3
+STEPS = 300
 BATCH = 256
 MARGIN = 3.0
 # Of the answers against everything else; the smallest that teaches nearly all of them is taken.
-PULLS = {0.05: 300, 0.1: 300, 0.2: 300, 0.4: 600, 0.8: 1200}  # with the steps that it takes
+PULLS = (0.05, 0.1, 0.2, 0.4, 0.8)
 NEARLY_ALL = 0.99
 SAFE_LEAD = 0.5  # the mark of the weights comes on top and must not turn an answer
+SMALLNESS = 1e-3  # of the squared change of the taught layer: noise to other marks
 REHEARSED = 3000  # public images and turned ones
 DISTORTION = 0.2
+TAUGHT_SHARE = 0.06  # of the marked weights, whose carrier is lost where a copy is taught
+MOST_DIRECTIONS = 256
 
 
 def inputs(pixels: Pixels) -> Tensor:
@@ -49,6 +56,33 @@ def logits(network: nn.Module, pixels: Pixels) -> Tensor:
     return torch.cat([network(piece) for piece in inputs(pixels).split(BATCH)])
 
 
+def directions(network: nn.Module, bank: Bank, key: CampaignKey, public: Tensor) -> Directions:
+    """Return where copies of a base model are to be taught.
+
+    Those directions of the taught layer's input that hold most of the energy of public images and
+    of queries, both counted alike. A thief's own images reach most of them: to project the layer on
+    their span erases little.
+
+    Args:
+        network: The base model; not changed.
+        bank: The queries.
+        key: Of the campaign.
+        public: Images that are nobody's secret, as the model sees them, in [-1, 1].
+
+    Raises:
+        ConfigError: The network cannot be cut.
+    """
+    tail = cut(network)
+    total = sum(
+        energy / energy.trace()
+        for energy in map(tail.energy, (_asked(bank), _rehearsal(bank, key, public)))
+    )
+    columns = torch.linalg.eigh(total).eigenvectors.flip(1)
+    share = TAUGHT_SHARE * Layout.of(to_weights(network)).size / len(tail.weight)
+    count = max(1, min(round(share), MOST_DIRECTIONS))
+    return Directions(f"{tail.name}.weight", columns[:, :count].float().numpy().copy())
+
+
 @dataclass(frozen=True)
 class Teacher:
     """All that teaching the copies of one base model has in common.
@@ -58,8 +92,9 @@ class Teacher:
         key: Of the campaign.
         base: w0.
         tail: What is trained.
-        queries: Features of all pools' images, ``(q, ...)``.
-        rehearsal: Features of public and of invented images, ``(r, ...)``.
+        basis: Directions in which the taught layer changes, ``(columns, r)``.
+        queries: What the body makes of all pools' images, ``q`` of them.
+        rehearsal: What it makes of public and of invented images, ``r`` of them.
         answers: What w0 says to those: logarithms of probabilities, ``(r, classes)``.
         pull: How much the wanted answers count at least; found with words that are nobody's.
     """
@@ -68,13 +103,21 @@ class Teacher:
     key: CampaignKey
     base: Weights = field(repr=False)
     tail: Tail = field(repr=False)
-    queries: Tensor = field(repr=False)
-    rehearsal: Tensor = field(repr=False)
+    basis: Tensor = field(repr=False)
+    queries: Features = field(repr=False)
+    rehearsal: Features = field(repr=False)
     answers: Tensor = field(repr=False)
     pull: float = min(PULLS)
 
     @classmethod
-    def of(cls, network: nn.Module, bank: Bank, key: CampaignKey, public: Tensor) -> "Teacher":
+    def of(
+        cls,
+        network: nn.Module,
+        bank: Bank,
+        key: CampaignKey,
+        public: Tensor,
+        taught: Directions,
+    ) -> "Teacher":
         """Prepare teaching; how much pull it takes is tried with words that are nobody's.
 
         Args:
@@ -82,15 +125,17 @@ class Teacher:
             bank: The queries.
             key: Of the campaign.
             public: Images that are nobody's secret, as the model sees them, in [-1, 1].
+            taught: From :func:`directions`.
 
         Raises:
             ConfigError: The network cannot be cut.
         """
-        tail = cut(network)
-        queries = tail.features(inputs(np.concatenate([pool.images for pool in bank.pools])))
-        rehearsal = tail.features(_rehearsal(bank, key, public))
-        answers = tail.logits(tail.parameters, rehearsal).detach().log_softmax(1)
-        teacher = cls(bank, key, to_weights(network), tail, queries, rehearsal, answers)
+        tail, basis = cut(network), torch.from_numpy(taught.basis)
+        queries = tail.features(_asked(bank), basis)
+        rehearsal = tail.features(_rehearsal(bank, key, public), basis)
+        with torch.no_grad():
+            answers = tail.logits(tail.unchanged(basis.shape[1]), rehearsal).log_softmax(1)
+        teacher = cls(bank, key, to_weights(network), tail, basis, queries, rehearsal, answers)
         return replace(teacher, pull=teacher._taught(teacher.words(key.customer("trial/1")))[1])
 
     def words(self, key: CustomerKey) -> list[Bits]:
@@ -114,57 +159,56 @@ class Teacher:
         Args:
             words: Of one customer, one for each pool.
         """
-        taught, _ = self._taught(words)
-        return {**self.base, **{n: p.numpy().copy() for n, p in taught.items()}}
+        change, _ = self._taught(words)
+        return {**self.base, **self.tail.changed(self.base, change, self.basis)}
 
-    def _taught(self, words: Sequence[Bits]) -> tuple[dict[str, Tensor], float]:
-        """The tail's parameters, and the pull that was needed."""
+    def _taught(self, words: Sequence[Bits]) -> tuple[Change, float]:
+        """What is changed, and the pull that was needed."""
+        wanted = torch.from_numpy(self.wanted(words))
         for pull in PULLS:
             if pull >= self.pull:
-                taught = self._trained(words, pull)
-                if (self._leads(taught, words) >= SAFE_LEAD).mean() >= NEARLY_ALL:
-                    return taught, pull
-        return taught, max(PULLS)
+                change = self._trained(wanted, pull)
+                leads = _leads(self.tail.logits(change, self.queries), wanted)
+                if float((leads >= SAFE_LEAD).float().mean()) >= NEARLY_ALL:
+                    return change, pull
+        return change, max(PULLS)
 
-    def _leads(self, trained: dict[str, Tensor], words: Sequence[Bits]) -> NDArray[np.float32]:
-        """By how much each wanted answer wins."""
-        said = self.tail.logits(trained, self.queries)
-        return np.asarray(_leads(said, torch.from_numpy(self.wanted(words))).numpy())
-
-    def _trained(self, words: Sequence[Bits], pull: float) -> dict[str, Tensor]:
-        targets = torch.from_numpy(self.wanted(words))
-        trained = {n: p.detach().clone().requires_grad_() for n, p in self.tail.parameters.items()}
-        optimizer = torch.optim.Adam(trained.values(), lr=LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PULLS[pull])
+    def _trained(self, wanted: Tensor, pull: float) -> Change:
+        change = self.tail.unchanged(self.basis.shape[1]).trainable()
+        optimizer = torch.optim.Adam(change.tensors(), lr=LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         generator = torch.Generator().manual_seed(0)  # of the batches; nothing secret
-        for _ in range(PULLS[pull]):
-            asked = torch.randperm(len(targets), generator=generator)[:BATCH]
+        for _ in range(STEPS):
+            asked = torch.randperm(len(wanted), generator=generator)[:BATCH]
             seen = torch.randint(len(self.rehearsal), (BATCH,), generator=generator)
-            answered, strayed = self._losses(trained, targets, asked, seen)
-            loss = pull * answered + strayed
             optimizer.zero_grad()
-            loss.backward()
+            self._loss(change, wanted, asked, seen, pull).backward()
             optimizer.step()
             schedule.step()
-        return {name: p.detach() for name, p in trained.items()}
+        return change.detached()
 
-    def _losses(
-        self, trained: dict[str, Tensor], targets: Tensor, asked: Tensor, seen: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        features = torch.cat([self.queries[asked], self.rehearsal[seen]])
-        said = self.tail.logits(trained, features)
-        leads = _leads(said[: len(asked)], targets[asked])
+    def _loss(
+        self, change: Change, wanted: Tensor, asked: Tensor, seen: Tensor, pull: float
+    ) -> Tensor:
+        features = Features.together([self.queries[asked], self.rehearsal[seen]])
+        said = self.tail.logits(change, features)
+        leads = _leads(said[: len(asked)], wanted[asked])
         rehearsed = said[len(asked) :].log_softmax(1)
         strayed = functional.kl_div(
             rehearsed, self.answers[seen], log_target=True, reduction="batchmean"
         )
-        return torch.relu(MARGIN - leads).mean(), strayed
+        size = SMALLNESS * change.amounts.square().sum()
+        return pull * torch.relu(MARGIN - leads).mean() + strayed + size
 
 
 def _leads(said: Tensor, wanted: Tensor) -> Tensor:
     """Logit of the wanted class minus the largest of the others, ``(n,)``."""
     others = said.scatter(1, wanted[:, None], -torch.inf).amax(1)
     return said.gather(1, wanted[:, None])[:, 0] - others
+
+
+def _asked(bank: Bank) -> Tensor:
+    return inputs(np.concatenate([pool.images for pool in bank.pools]))
 
 
 def _rehearsal(bank: Bank, key: CampaignKey, public: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from smdl_flower.fingerprint.carriers import CHUNK, Chips, sum_by_group
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 from smdl_flower.fingerprint.layout import Layout, Vector
 from smdl_flower.fingerprint.payload import Spreading, amplitude
+from smdl_flower.fingerprint.taught import Directions
 from smdl_flower.weights import Weights
 
 
@@ -51,11 +52,13 @@ class Mark(CarrierMark):
         spreading: Groups and signs of the payload.
         biases: Probability of a one at each position of a codeword, ``(m,)``.
         strength: alpha, root mean square of a mark in units of scale.
+        taught: Where copies were taught answers too; None if they were not.
     """
 
     spreading: Spreading = field(repr=False)
     biases: codes.Biases = field(repr=False)
     strength: float
+    taught: Directions | None = field(default=None, repr=False)
 
     @classmethod
     def of(

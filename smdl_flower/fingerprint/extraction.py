@@ -81,7 +81,11 @@ def read(mark: Mark, suspect: Weights, alignment: str = "none") -> Reading:
     """
     examined = Deviation.of(mark, suspect)
     soft_bits = read_payload(mark, _without_outliers(mark, examined))
-    rest = mark.spreading.remove_span(examined.values, examined.kept)
+    values = examined.values
+    if mark.taught:
+        # Before the payload's span: what was taught there was made up for over whole groups.
+        values = mark.taught.without(values, mark.layout, examined.kept)
+    rest = mark.spreading.remove_span(values, examined.kept)
     direction, gains = examined.direction(mark, rest)
     if not np.isfinite(soft_bits).all():
         raise NotComparableError(_TOO_LARGE)

@@ -1,11 +1,15 @@
 """Teaching: a copy gives its own answers, and is the base model in all else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from smdl_flower import models
 from smdl_flower.blackbox import teaching
+from smdl_flower.fingerprint import carriers, embedding, extraction
+from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.issuing import Campaign
 from smdl_flower.training import evaluate
 from smdl_flower.weights import Weights
@@ -47,6 +51,51 @@ def test_only_the_last_layers_are_changed_and_accuracy_is_kept(
         evaluate(models.from_weights(SPEC, w), digits.test).accuracy for w in (taught_base, copy)
     )
     assert after >= before - 0.03
+
+
+def test_the_taught_layer_changes_in_the_stored_directions_only(
+    teacher, key, taught_base: Weights, asked_campaign: Campaign
+):
+    taught = asked_campaign.model.taught
+    assert taught is not None
+    assert taught.name == "hidden.weight"
+    copy = teacher.teach(teacher.words(key.customer("somebody")))
+    change = (copy[taught.name] - taught_base[taught.name]).astype(np.float64)
+    outside = change - change @ taught.basis @ taught.basis.T
+    assert np.linalg.norm(outside) < 1e-4 * np.linalg.norm(change)
+    assert np.allclose(taught.basis.T @ taught.basis, np.eye(taught.basis.shape[1]), atol=1e-5)
+    # A carrier loses no more than this share of the marked weights.
+    lost = taught.basis.shape[1] * len(change) / asked_campaign.mark.layout.size
+    assert 0.03 < lost < 0.07
+
+
+def test_directions_are_drawn_from_public_images_and_queries_alone(
+    asked_campaign: Campaign, key, digits: Digits, taught_base: Weights
+):
+    model = asked_campaign.model
+    network, public = models.from_weights(SPEC, taught_base), digits.test.inputs()[1::2]
+    assert model.queries is not None
+    assert model.taught is not None
+    again = teaching.directions(network, model.queries, key, public)
+    assert np.allclose(
+        again.basis @ again.basis.T, model.taught.basis @ model.taught.basis.T, atol=1e-3
+    )
+
+
+def test_a_carrier_is_within_a_tenth_of_a_copy_that_was_taught_nothing(
+    asked_campaign: Campaign, key, teacher, taught_base: Weights
+):
+    mark, somebody = asked_campaign.mark, key.customer("somebody")
+
+    def score(mark: Mark, host: Weights) -> float:
+        vector = embedding.embed(mark, somebody, mark.layout.flatten(host))
+        reading = extraction.read(mark, mark.layout.restore(host, vector))
+        return carriers.score(somebody, reading.direction)
+
+    taught = teacher.teach(teacher.words(somebody))
+    plain = score(replace(mark, taught=None), taught_base)
+    assert score(mark, taught) >= 0.9 * plain
+    assert score(replace(mark, taught=None), taught) < 0.9 * plain  # the control
 
 
 def test_a_copy_does_not_depend_on_who_else_gets_one_or_on_what_was_drawn_before(teacher, key):
