@@ -38,6 +38,9 @@ from smdl_flower.home import OwnerHome
 from smdl_flower.registry import AskedRecord
 from smdl_flower.vault import BaseModel
 
+# The base model's answers all are, and nearly all of a copy's; 20 % of a guesser's of ten classes.
+_FAMILIAR = 0.75
+
 
 @dataclass(frozen=True)
 class Question:
@@ -264,8 +267,15 @@ def _asked(hearing: Hearing) -> AskedQueries:
 
 
 def _remarks(hearings: list[Hearing]) -> list[str]:
-    return [
-        f"no copy of model {h.model.model_id} was ever issued"
-        for h in hearings
-        if not h.trace.comparisons
-    ]
+    remarks = []
+    for h in hearings:
+        if not h.trace.comparisons:
+            remarks.append(f"no copy of model {h.model.model_id} was ever issued")
+        known = _asked(h).one_of_two
+        if known < _FAMILIAR * len(h.interview.pool):
+            remarks.append(
+                f"only {known} of {len(h.interview.pool)} answers are among the base model's two "
+                "likeliest: another model, or one that is not given the images as they are (see "
+                "--pixels)"
+            )
+    return remarks

@@ -401,3 +401,16 @@ def test_what_stands_in_front_of_a_copy_accuses_nobody_else(
         assert found == ["bank-b"]
     assert set(found) <= {"bank-b"}
     assert named(asked_home, behind(taught_base)) == []
+
+
+def test_a_verdict_says_when_a_suspect_does_not_seem_to_see_the_images(
+    asked_home: OwnerHome, asked_copies: dict[str, Weights], taught_base: Weights
+) -> None:
+    def warned(predictor) -> bool:
+        verdict = question(asked_home, predictor, "suspect", Question(pool=1))
+        return any("--pixels" in remark for remark in verdict.remarks)
+
+    copy = served(asked_copies["bank-a"])
+    assert not warned(copy)
+    assert not warned(served(taught_base))
+    assert warned(lambda images: copy(255 - images))
