@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from smdl_flower import files, imprinting, models, weights
+from smdl_flower import commitments, files, imprinting, models, weights
 from smdl_flower.blackbox import teaching
 from smdl_flower.blackbox.queries import FEWEST, MOST, Bank, make_bank
 from smdl_flower.blackbox.tail import cut
@@ -235,6 +235,7 @@ def issue(
         raise ConfigError("a customer is named twice; each gets one copy of a model")
     for customer in customers:
         files.refuse_to_overwrite(directory / f"{customer}.safetensors")
+    commitments.publish(home, campaign.model)  # before any copy is out
     key = campaign.model.key(home.key)
     for customer in customers:
         yield _issue_one(home, campaign, key.customer(customer), directory)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from smdl_flower import files, questioning, report, verifying
+from smdl_flower import evidence_package, files, questioning, report, verifying
 from smdl_flower.blackbox import asking
 from smdl_flower.blackbox.queries import MOST
 from smdl_flower.cli import tables
@@ -19,6 +19,8 @@ from smdl_flower.cli.options import (
 )
 from smdl_flower.cli.predictor import Approach, ProtocolName, choose, counted
 from smdl_flower.errors import ConfigError
+from smdl_flower.evidence import Verdict
+from smdl_flower.home import OwnerHome
 from smdl_flower.interface.pixels import Scale
 from smdl_flower.questioning import Question
 
@@ -76,6 +78,13 @@ def verify(
     report_directory: Annotated[
         Path | None, typer.Option("--report", help="Write verdict.json and report.html here.")
     ] = None,
+    disclose: Annotated[
+        bool,
+        typer.Option(
+            "--disclose",
+            help="Add to the report what a judge needs: base model and keys of the accused.",
+        ),
+    ] = False,
     max_false_accusation: Annotated[
         float, typer.Option(help="Bound on the chance of naming any innocent.")
     ] = verifying.DEFAULT_BOUND,
@@ -96,9 +105,7 @@ def verify(
     Exit codes: 0 somebody is named, 10 nobody is, 11 the file cannot be compared, 3 it is unsafe or
     unsupported, 4 key or registry are damaged, 2 wrong usage, 1 internal error.
     """
-    for name in ("verdict.json", "report.html"):
-        if report_directory:
-            files.refuse_to_overwrite(report_directory / name)
+    _require_place(report_directory, disclose=disclose)
     approach = Approach(
         *(protocol, pixels, input_name, output_name, class_names, header_file, rate, retries)
     )
@@ -120,13 +127,29 @@ def verify(
             verdict = questioning.question(owner, asked_so_far, predictor, what)
     document = verdict.to_json()
     if report_directory:
-        files.write_json(report_directory / "verdict.json", document)
-        report.write_verdict_report(verdict, report_directory / "report.html")
+        _write_report(owner, verdict, report_directory, disclose=disclose)
     if as_json:
         print_json(document)
     else:
         tables.print_verdict(verdict)
     raise typer.Exit(verdict.exit_code)
+
+
+def _require_place(directory: Path | None, *, disclose: bool) -> None:
+    if directory is None and disclose:
+        raise ConfigError("--disclose goes with --report DIR")
+    for name in ("verdict.json", "report.html", evidence_package.STATEMENT):
+        if directory:
+            files.refuse_to_overwrite(directory / name)
+
+
+def _write_report(owner: OwnerHome, verdict: Verdict, directory: Path, *, disclose: bool) -> None:
+    if disclose:
+        evidence_package.require_disclosable(owner, verdict)
+    files.write_json(directory / evidence_package.VERDICT, verdict.to_json())
+    report.write_verdict_report(verdict, directory / "report.html")
+    if disclose:
+        evidence_package.write(owner, verdict, directory)
 
 
 def _require_one(suspect: Path | None, predictor: str | None, asking_options: bool) -> None:

@@ -16,6 +16,7 @@ from smdl_flower.cli import (
     customer,
     deploy,
     examine,
+    judge,
     owner,
     privacy,
     scenario,
@@ -44,6 +45,8 @@ app.add_typer(scenario.app, name="scenario")
 app.command("issue")(owner.issue)
 app.command("sealing-key")(owner.sealing_key)
 app.command("verify")(examine.verify)
+app.command("judge")(judge.judge)
+app.command("commitments")(judge.list_commitments)
 app.command("attack")(attack.attack)
 app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from smdl_flower import handover, issuing, sealing
+from smdl_flower import commitments, handover, issuing, sealing
 from smdl_flower.cli import tables
 from smdl_flower.cli.options import (
     HomeOption,
@@ -42,12 +42,15 @@ def init(
     """
     passphrase = read_passphrase_file(passphrase_file)
     created = OwnerHome.create(resolve_home(home), passphrase=passphrase, registry_url=registry)
+    first = commitments.publish_owner(created)
     document = {
         "format": "smdl-init/1",
         "home": str(created.path),
         "encrypted": passphrase is not None,
         "key_commitment": created.key.commitment(),
         "sealing_key": sealing.to_text(created.key.sealing_key().public),
+        "signing_key": created.key.signing_key().public,
+        "commitment_sha256": first.digest,
     }
     if as_json:
         print_json(document)
@@ -56,6 +59,7 @@ def init(
     if passphrase is None:
         console.print("The master key is not encrypted; --passphrase-file FILE would do that.")
     console.print(f"Key commitment to publish before you deliver: {document['key_commitment']}")
+    console.print(f"Signing key to publish: {document['signing_key']}")
 
 
 def sealing_key(

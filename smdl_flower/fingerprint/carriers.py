@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
+from smdl_flower.fingerprint.keys import CustomerKey, Streams
 
 Groups = NDArray[np.uint16]
 GroupSums = NDArray[np.float64]
@@ -104,7 +104,7 @@ class Chips:
     length: int
 
     @classmethod
-    def of(cls, key: CampaignKey, size: int, length: int) -> "Chips":
+    def of(cls, key: Streams, size: int, length: int) -> "Chips":
         """Deal ``size`` weights into ``length`` groups by the campaign's key."""
         stream = key.stream("chips")
         groups, signs = np.empty(size, dtype=np.uint16), np.empty(size, dtype=np.int8)
@@ -114,7 +114,7 @@ class Chips:
         return cls(groups, signs, length)
 
     @classmethod
-    def for_size(cls, key: CampaignKey, size: int, length: int | None) -> "Chips | None":
+    def for_size(cls, key: Streams, size: int, length: int | None) -> "Chips | None":
         """Deal ``size`` weights if a carrier is shorter; ``length`` None is what suits the size."""
         length = length or length_for(size)
         return cls.of(key, size, length) if length < size else None

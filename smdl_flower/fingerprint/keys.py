@@ -11,7 +11,9 @@ generator is involved: their streams are neither stable over versions nor secret
 
 import hmac
 import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -20,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from smdl_flower.sealing import SealingKey
+from smdl_flower.signing import SigningKey
 
 KEY_BYTES = 32
 _FROM_ZERO = modes.CTR(bytes(16))
@@ -65,11 +68,48 @@ class CustomerKey:
         return KeyStream(_expand(self.secret, f"stream/{label}"))
 
 
+class Streams(Protocol):
+    """Who knows key streams shared by all copies of a campaign."""
+
+    def stream(self, label: str) -> KeyStream:
+        """Return the key stream of a label."""
+
+
+@dataclass(frozen=True)
+class OpenedStreams:
+    """Some of a campaign's key streams, opened to a judge; no other secret follows from them.
+
+    Attributes:
+        secrets: Of each stream, by label.
+
+    Example:
+        >>> campaign = OwnerKey(bytes(32)).campaign("00" * 32)
+        >>> opened = campaign.open(["payload"])
+        >>> same = opened.stream("payload").uint16(3) == campaign.stream("payload").uint16(3)
+        >>> same.all(), opened
+        (np.True_, OpenedStreams())
+    """
+
+    secrets: Mapping[str, bytes] = field(repr=False)
+
+    def stream(self, label: str) -> KeyStream:
+        """Return an opened key stream, from its start.
+
+        Raises:
+            KeyError: It was not opened.
+        """
+        return KeyStream(self.secrets[label])
+
+
 @dataclass(frozen=True)
 class CampaignKey:
     """The secret of all copies of one base model."""
 
     secret: bytes = field(repr=False)
+
+    def open(self, labels: Iterable[str]) -> OpenedStreams:
+        """Return what a judge needs to read these key streams, and no other."""
+        return OpenedStreams({n: _expand(self.secret, f"stream/{n}") for n in labels})
 
     def customer(self, name: str) -> CustomerKey:
         """Return a customer's key; it tells nothing about other customers' keys."""
@@ -116,6 +156,10 @@ class OwnerKey:
         master key, which could make every copy from the base model in any case.
         """
         return SealingKey(_expand(self.secret, "sealing"))
+
+    def signing_key(self) -> SigningKey:
+        """Return the key that signs the owner's statements; derived, like :meth:`sealing_key`."""
+        return SigningKey(_expand(self.secret, "signing"))
 
     def commitment(self) -> str:
         """Return a value, hexadecimal, that binds to this key and does not help to find it."""

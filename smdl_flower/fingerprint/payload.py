@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from smdl_flower.errors import CapacityError
 from smdl_flower.fingerprint.carriers import CHUNK, Groups, GroupSums, deal, sum_by_group
-from smdl_flower.fingerprint.keys import CampaignKey
+from smdl_flower.fingerprint.keys import Streams
 from smdl_flower.fingerprint.layout import Layout, Vector
 
 LEAST_WEIGHTS_PER_BIT = 16  # a group is empty with a chance of exp(-16), and then refused
@@ -36,7 +36,7 @@ class Spreading:
     norms: GroupSums
 
     @classmethod
-    def of(cls, key: CampaignKey, profile: Vector, length: int) -> "Spreading":
+    def of(cls, key: Streams, profile: Vector, length: int) -> "Spreading":
         """Deal the weights into ``length`` groups by the campaign's key."""
         stream = key.stream("payload")
         groups = np.empty(len(profile), dtype=np.uint16)

@@ -1,0 +1,97 @@
+"""``smdl judge`` and ``smdl commitments``: what others need to believe a verdict."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from smdl_flower import commitments, judging
+from smdl_flower.cli.options import (
+    HomeOption,
+    JsonOption,
+    PassphraseOption,
+    console,
+    messages,
+    open_home,
+    print_json,
+)
+from smdl_flower.evidence import EXIT_NAMED, EXIT_NOBODY
+from smdl_flower.judging import Judgement
+
+FORMAT = "smdl-judgement/1"
+COMMITMENTS_FORMAT = "smdl-commitments/1"
+
+
+def judge(
+    evidence: Annotated[Path, typer.Argument(help="Folder that smdl verify --disclose wrote.")],
+    suspect: Annotated[Path, typer.Argument(help="The file that it is about.")],
+    key: Annotated[
+        str | None,
+        typer.Option(help="The owner's published signing key, 64 digits.  [default: do not check]"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute a verdict's accusations anew, without registry or master key.
+
+    Exit codes: 0 all are confirmed, 10 one is not, 4 the evidence was changed or is not what was
+    committed to, 3 the suspect is unsafe or unsupported, 11 it cannot be compared.
+    """
+    with messages.status("Computing the accusations anew ..."):
+        judgement = judging.judge(evidence, suspect, public=key)
+    if as_json:
+        document = {"format": FORMAT, "valid": judgement.valid, **asdict(judgement)}
+        print_json({**document, "key_checked": key is not None})
+    else:
+        _print(judgement, checked=key is not None)
+    raise typer.Exit(EXIT_NAMED if judgement.valid else EXIT_NOBODY)
+
+
+def list_commitments(
+    home: HomeOption = None,
+    passphrase_file: PassphraseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what was committed to; publish the newest digest before copies go out."""
+    owner = open_home(home, passphrase_file)
+    chain = commitments.of_home(owner)
+    rows = [
+        {
+            "sha256": c.digest,
+            "time": c.predicate["time"],
+            "model_id": c.subjects.get(commitments.BASE, "")[:16] or None,
+            "customers": c.predicate.get("customers"),
+        }
+        for c in chain
+    ]
+    public = owner.key.signing_key().public
+    if as_json:
+        print_json({"format": COMMITMENTS_FORMAT, "signing_key": public, "commitments": rows})
+        return
+    table = Table("digest to publish", "time", "about")
+    for row in rows:
+        about = f"model {row['model_id']}, {row['customers']} customers"
+        table.add_row(str(row["sha256"]), str(row["time"]), about if row["model_id"] else "owner")
+    console.print(table)
+    console.print(f"Signing key: {public}", soft_wrap=True)
+    console.print(f"Files: {commitments.directory(owner)}", soft_wrap=True)
+
+
+def _print(judgement: Judgement, *, checked: bool) -> None:
+    table = Table("customer", "score", "log10 p of an innocent", "accuses below", "")
+    for c in judgement.confirmations:
+        said = "confirmed" if c.confirmed else "NOT confirmed by its carrier"
+        values = (f"{c.score:.1f}", f"{c.log10_p:.1f}", f"{c.threshold:.1f}")
+        table.add_row(c.customer, *values, said)
+    console.print(table)
+    console.print(
+        f"Committed to at {judgement.committed_at}, as its signer says; signed by key "
+        f"{judgement.key_id}"
+        + ("." if checked else ": compare it with the published one (--key checks it).")
+    )
+    word = "Valid" if judgement.valid else "Not valid"
+    console.print(
+        f"{word}: computed anew from suspect, base model and opened keys; chance of naming any "
+        f"innocent at most {judgement.max_false_accusation:g}."
+    )

@@ -1,0 +1,191 @@
+"""What an owner publishes before copies go out, so that nothing can be invented after a leak.
+
+A chain of signed statements in ``HOME/commitments``: first the owner's own, then one for each base
+model and each list of customers that copies are made for. A statement binds to the base model, the
+mark's parameters, the secrets that a judge would be shown, and to every customer's key (the root of
+a Merkle tree), and tells none of them. Each names the digest of the one before: publish the newest,
+or have it time-stamped, and none can be put in earlier.
+"""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from smdl_flower import files, merkle, signing, weights
+from smdl_flower.errors import IntegrityError
+from smdl_flower.evidence import versions
+from smdl_flower.fingerprint import carriers
+from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
+from smdl_flower.fingerprint.layout import Layout
+from smdl_flower.home import OwnerHome
+from smdl_flower.vault import BaseModel
+
+OWNER_KIND = "urn:smdl-flower:commitment:owner:1"
+CAMPAIGN_KIND = "urn:smdl-flower:commitment:campaign:1"
+DETECTOR = "smdl-carrier/1"  # read and compared as docs/formats.md, section 4, says
+OWNER, BASE, PROFILE, TAUGHT = "key", "base", "profile", "taught"
+FIRST = ""  # what the first statement says of the one before
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """A signed statement of the chain.
+
+    Attributes:
+        envelope: As published.
+        kind: :data:`OWNER_KIND` or :data:`CAMPAIGN_KIND`.
+        subjects: SHA-256 of what it is about.
+        predicate: What it says.
+    """
+
+    envelope: bytes
+    kind: str
+    subjects: dict[str, str]
+    predicate: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the envelope."""
+        return signing.digest(self.envelope)
+
+
+def publish(home: OwnerHome, model: BaseModel) -> Commitment:
+    """Commit to a base model and to the keys of all customers there are now.
+
+    If the newest statement about the model says just that, it is returned instead.
+
+    Raises:
+        IntegrityError: The chain in the home is damaged.
+    """
+    chain = of_home(home) or [publish_owner(home)]
+    campaign = model.key(home.key)
+    customers = home.registry.customers()
+    leaves = [leaf(campaign.customer(name)) for name in customers]
+    stated = {
+        **_terms(model),
+        "customers": len(customers),
+        "merkle_root": merkle.root(leaves).hex(),
+        "streams": stream_digests(campaign, model),
+    }
+    newest = newest_of(chain, model.digest)
+    subjects = {name: weights.digest(part) for name, part in parts_of(model).items()}
+    if newest and newest.subjects == subjects and stated == _part(newest.predicate, stated):
+        return newest
+    return _append(home, chain, CAMPAIGN_KIND, subjects, stated)
+
+
+def publish_owner(home: OwnerHome) -> Commitment:
+    """Write the first statement of a new home: the master key's commitment, and who signs."""
+    stated = {"public_key": home.key.signing_key().public}
+    return _append(home, [], OWNER_KIND, {OWNER: home.key.commitment()}, stated)
+
+
+def of_home(home: OwnerHome) -> list[Commitment]:
+    """Return the chain of a home, checked.
+
+    Raises:
+        IntegrityError: A statement is missing, altered, or in another place.
+    """
+    folder = directory(home)
+    envelopes = [path.read_bytes() for path in sorted(folder.glob("*.json"))]
+    return check_chain(envelopes, home.key.signing_key().public)
+
+
+def check_chain(envelopes: Sequence[bytes], public: str) -> list[Commitment]:
+    """Check statements that may be hostile, and return them.
+
+    Args:
+        envelopes: In their order.
+        public: Key that must have signed them.
+
+    Raises:
+        IntegrityError: One is not signed by that key, or does not follow the one before.
+    """
+    chain: list[Commitment] = []
+    for number, envelope in enumerate(envelopes):
+        kind = CAMPAIGN_KIND if number else OWNER_KIND
+        statement = signing.read(envelope, public, kind)
+        before = chain[-1].digest if chain else FIRST
+        if statement.predicate.get("previous") != before:
+            raise IntegrityError(f"commitment {number + 1} does not follow the one before it")
+        chain.append(Commitment(envelope, kind, statement.subjects, statement.predicate))
+    return chain
+
+
+def newest_of(chain: Sequence[Commitment], base_sha256: str) -> Commitment | None:
+    """Return the newest statement about a base model."""
+    return next((c for c in reversed(chain) if c.subjects.get(BASE) == base_sha256), None)
+
+
+def leaf(key: CustomerKey) -> bytes:
+    """Return the hash that stands for a customer in a statement; it tells neither name nor key."""
+    entry = [key.customer, hashlib.sha256(key.secret).hexdigest()]
+    return merkle.leaf_hash(json.dumps(entry).encode())
+
+
+def opened_streams(model: BaseModel) -> tuple[str, ...]:
+    """Return the labels of the key streams that a judge needs to read a suspect."""
+    size = Layout.of(model.weights).size
+    compressed = (model.carrier_length or carriers.length_for(size)) < size
+    return ("chips", "payload") if compressed else ("payload",)
+
+
+def stream_digests(campaign: CampaignKey, model: BaseModel) -> dict[str, str]:
+    """Return the SHA-256 of the secret of each of these streams."""
+    return digests(campaign.open(opened_streams(model)).secrets)
+
+
+def digests(secrets: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of each secret, hexadecimal."""
+    return {label: hashlib.sha256(secret).hexdigest() for label, secret in secrets.items()}
+
+
+def parts_of(model: BaseModel) -> dict[str, weights.Weights]:
+    """Return the weights that a judge needs to read a suspect, by what statements call them."""
+    layout = Layout.of(model.weights)
+    profile = {t.name: model.profile[t.where].reshape(t.shape) for t in layout.tensors}
+    taught = {TAUGHT: {model.taught.name: model.taught.basis}} if model.taught else {}
+    return {BASE: model.weights, PROFILE: profile, **taught}
+
+
+def directory(home: OwnerHome) -> Path:
+    """Return where a home keeps its statements."""
+    return home.path / "commitments"
+
+
+def _terms(model: BaseModel) -> dict[str, Any]:
+    size = Layout.of(model.weights).size
+    return {
+        "detector": DETECTOR,
+        "spec": asdict(model.spec),
+        "code_length": model.code.length,
+        "strength": model.strength,
+        "carrier_length": model.carrier_length or carriers.length_for(size),
+    }
+
+
+def _append(
+    home: OwnerHome,
+    chain: Sequence[Commitment],
+    kind: str,
+    subjects: Mapping[str, str],
+    stated: Mapping[str, Any],
+) -> Commitment:
+    predicate = {
+        **stated,
+        "previous": chain[-1].digest if chain else FIRST,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    envelope = home.key.signing_key().sign(subjects, kind, predicate)
+    path = directory(home) / f"{len(chain) + 1:06d}.json"
+    files.write(path, envelope, replace=False)  # two processes cannot both be next
+    return Commitment(envelope, kind, dict(subjects), predicate)
+
+
+def _part(predicate: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: predicate.get(key) for key in like}
