@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/quickstart.py HOME RUN [--json FILE]
 
-Every copy is verified; then three innocent models are: the base model itself, a model trained anew
-on the same images, and a copy that another owner made of the same base model for a customer of the
-same name.
+Every copy is verified, from its file and from its labels; then three innocent models are: the base
+model itself, a model trained anew on the same images, and a copy that another owner made of the
+same base model for a customer of the same name.
 """
 
 import argparse
@@ -19,11 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from smdl_flower import issuing, models, training, verifying, weights
+from smdl_flower.blackbox import teaching
+from smdl_flower.blackbox.asking import Predictor
+from smdl_flower.blackbox.queries import Pixels
 from smdl_flower.config import DataConfig, FingerprintConfig, TrainingConfig
 from smdl_flower.data import load_split, load_test
 from smdl_flower.evidence import Verdict
 from smdl_flower.home import OwnerHome
 from smdl_flower.issuing import FidelityGate
+from smdl_flower.questioning import Question, question
 from smdl_flower.vault import BaseModel
 
 DATA = DataConfig.of_one_party("mnist-5k", "", 0)
@@ -39,7 +43,12 @@ def main() -> None:
     outcome = json.loads((arguments.run / "run.json").read_text())
     home = OwnerHome.open(arguments.home)
     model = next(m for m in home.base_models() if m.model_id == outcome["model_id"])
-    figures = {**copies_figures(home, arguments.run, outcome), **innocents_figures(home, model)}
+    figures = {
+        **copies_figures(home, arguments.run, outcome),
+        **images_figures(outcome),
+        **answers_figures(home, model, arguments.run),
+        **innocents_figures(home, model),
+    }
     table = Table("figure", "measured")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
@@ -66,6 +75,50 @@ def copies_figures(home: OwnerHome, run: Path, outcome: dict[str, Any]) -> dict[
         "copies traced to their customer alone": f"{right} of {len(issued)}",
         "log10 p, weakest": max(strongest),
     }
+
+
+def images_figures(outcome: dict[str, Any]) -> dict[str, Any]:
+    """Return what copies do with test images that carry their customers' words."""
+    reports = [copy["imprint"] for copy in outcome["copies"] if copy["path"]]
+    return {
+        "bits in each marked image": reports[0]["bits"],
+        "bits read back from marked images, %": 100 * min(r["bits_read"] for r in reports),
+        "PSNR of marked images, least, dB": min(r["psnr_least"] for r in reports),
+        "accuracy on marked images, mean, %": 100
+        * float(np.mean([r["accuracy"] for r in reports])),
+        "accuracy on marked images, worst, %": 100 * min(r["accuracy"] for r in reports),
+    }
+
+
+def answers_figures(home: OwnerHome, model: BaseModel, run: Path) -> dict[str, Any]:
+    """Return whom labels name: of every copy, and of the base model."""
+    right, wrong, strongest, bits = 0, 0, [], []
+    for path in [*sorted((run / "copies").glob("*.safetensors")), None]:
+        suspect = weights.read(path).weights if path else model.weights
+        name = path.stem if path else ""
+        verdict = question(home, labels_of(model, suspect), name or "base model", Question(pool=1))
+        named = {a.customer: a.witnesses[0].log10_p for a in verdict.accused}
+        if path:
+            right += name in named
+            strongest.append(named.pop(name, 0.0))
+            bits.append(verdict.payload.matching_bits)
+        wrong += len(named)
+    return {
+        "copies traced by their labels": f"{right} of {len(strongest)}",
+        "bits read from labels, least": min(bits),
+        "log10 p from labels, weakest": max(strongest),
+        "wrongly named by labels, base model included": wrong,
+    }
+
+
+def labels_of(model: BaseModel, suspect: weights.Weights) -> Predictor:
+    """Return a model that tells its labels."""
+    network = models.from_weights(model.spec, suspect)
+
+    def predict(images: Pixels) -> object:
+        return teaching.logits(network, images).argmax(1).numpy()
+
+    return predict
 
 
 def innocents_figures(home: OwnerHome, model: BaseModel) -> dict[str, Any]:

@@ -49,8 +49,12 @@ INNOCENTS = 10_000
 BLOCK = 64  # innocents' carriers multiplied with all suspects at once
 SEEDS = (1, 2, 3)
 
-# What a run sets beside the scenario. No fidelity gate: it would hide a copy that lost too much.
-SETTINGS = (f"demo-customers={COPIES}", "fingerprint.max-accuracy-drop=1.0")
+# What a run sets beside the scenario. No fidelity gate: it would hide a copy that lost too much. No
+# questions: benchmarks/blackbox.py is about copies that answer some.
+SETTINGS = (
+    *(f"demo-customers={COPIES}", "fingerprint.max-accuracy-drop=1.0"),
+    *("fingerprint.queries=0", "fingerprint.imprint-images=false"),
+)
 NETWORKS: dict[str, tuple[str, ...]] = {"cnn": (), "resnet8": ("model=resnet8",)}
 
 

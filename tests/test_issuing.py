@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from smdl_flower import files, issuing, models, weights
+from smdl_flower import commitments, files, issuing, models, weights
 from smdl_flower.config import FingerprintConfig
 from smdl_flower.data import Images
 from smdl_flower.errors import CapacityError, ConfigError, OutputExistsError, SmdlError
@@ -248,6 +248,7 @@ def test_a_crash_between_record_and_rename_leaves_no_file_and_a_retry_succeeds(
     home_copy: OwnerHome, reopened: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home_copy.registry.add_customers(["late"])
+    commitments.publish(home_copy, reopened.model)
     with monkeypatch.context() as patch:
 
         def fail(_path: Path, _target: Path) -> Path:
