@@ -132,6 +132,7 @@ def issue(
         "max_accuracy_drop": max_accuracy_drop,
         "queries": queries,
         "query_pools": query_pools,
+        "imprint_images": False,
         "demo_customers": 0,
     }
     config = checked(FingerprintConfig, values)
