@@ -116,6 +116,11 @@ def check_chain(envelopes: Sequence[bytes], public: str) -> list[Commitment]:
     return chain
 
 
+def stamp_file(home: OwnerHome, number: int) -> Path:
+    """Return where the time stamp of a statement is kept, counted from 1."""
+    return directory(home) / f"{number:06d}.tsr"
+
+
 def newest_of(chain: Sequence[Commitment], base_sha256: str) -> Commitment | None:
     """Return the newest statement about a base model."""
     return next((c for c in reversed(chain) if c.subjects.get(BASE) == base_sha256), None)

@@ -63,6 +63,9 @@ def write(home: OwnerHome, verdict: Verdict, folder: Path) -> None:
     chain = commitments.of_home(home)
     for number, commitment in enumerate(chain):
         files.write(folder / COMMITMENTS / f"{number + 1:06d}.json", commitment.envelope)
+        stamp = commitments.stamp_file(home, number + 1)
+        if stamp.exists():
+            files.write(folder / COMMITMENTS / stamp.name, stamp.read_bytes())
     models = {model.model_id: model for model in home.base_models()}
     for model_id in _models_of(verdict):
         place = folder / DISCLOSURE / model_id

@@ -17,8 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography import x509
 
-from smdl_flower import commitments, evidence_package, merkle, models, signing, verifying, weights
+from smdl_flower import (
+    commitments,
+    evidence_package,
+    merkle,
+    models,
+    signing,
+    timestamps,
+    verifying,
+    weights,
+)
 from smdl_flower.commitments import Commitment
 from smdl_flower.errors import IntegrityError, NotComparableError, SmdlError, SuspectFileError
 from smdl_flower.evidence_package import TERMS
@@ -74,6 +84,8 @@ class Judgement:
         committed_at: When the newest statement that was used says it was made.
         confirmations: One for each accusation of the verdict.
         decoys: How customers who do not exist scored, in the reading of the first.
+        stamped_at: By when the statements that were used existed, as a time-stamping authority
+            says; empty if there is no stamp, or nobody said which authority is trusted.
     """
 
     key_id: str
@@ -82,6 +94,7 @@ class Judgement:
     committed_at: str
     confirmations: tuple[Confirmation, ...]
     decoys: DecoySummary
+    stamped_at: str = ""
 
     @property
     def valid(self) -> bool:
@@ -89,7 +102,13 @@ class Judgement:
         return all(c.confirmed for c in self.confirmations)
 
 
-def judge(folder: Path, suspect: Path, *, public: str | None = None) -> Judgement:
+def judge(
+    folder: Path,
+    suspect: Path,
+    *,
+    public: str | None = None,
+    authorities: Sequence[x509.Certificate] = (),
+) -> Judgement:
     """Check an evidence package and compute its accusations anew.
 
     Args:
@@ -97,6 +116,7 @@ def judge(folder: Path, suspect: Path, *, public: str | None = None) -> Judgemen
         suspect: The file that it is about; may be hostile.
         public: The owner's published key, hexadecimal. Without it the package's own is used: then
             compare :attr:`Judgement.key_id` with the published one.
+        authorities: Certificates of time-stamping authorities that are trusted.
 
     Raises:
         IntegrityError: Something was changed, or is not what was committed to.
@@ -115,6 +135,7 @@ def judge(folder: Path, suspect: Path, *, public: str | None = None) -> Judgemen
         committed_at=max(terms.committed_at for terms, _, _ in found),
         confirmations=tuple(c for _, confirmations, _ in found for c in confirmations),
         decoys=found[0][2],
+        stamped_at=package.stamped_at([terms.seed.hex() for terms, _, _ in found], authorities),
     )
 
 
@@ -145,6 +166,19 @@ class _Package:
         chain = commitments.check_chain(envelopes, key)
         verdict = _json(folder / evidence_package.VERDICT)
         return cls(folder, key, chain, suspect, verdict)
+
+    def stamped_at(self, used: Sequence[str], authorities: Sequence[x509.Certificate]) -> str:
+        """When the newest of some statements had been seen; a stamp holds for all before it."""
+        if not authorities:
+            return ""
+        last = max(n for n, commitment in enumerate(self.chain) if commitment.digest in used)
+        times = []
+        for number in range(last, len(self.chain)):
+            path = self.folder / evidence_package.COMMITMENTS / f"{number + 1:06d}.tsr"
+            if path.exists():
+                stamp = timestamps.read(path)
+                times.append(timestamps.check(stamp, self.chain[number].envelope, authorities))
+        return min(times, default="")
 
     @property
     def accused(self) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from smdl_flower import commitments, judging
+from smdl_flower import commitments, files, judging, timestamps
 from smdl_flower.cli.options import (
     HomeOption,
     JsonOption,
@@ -17,11 +17,20 @@ from smdl_flower.cli.options import (
     open_home,
     print_json,
 )
+from smdl_flower.commitments import Commitment
+from smdl_flower.errors import ConfigError
 from smdl_flower.evidence import EXIT_NAMED, EXIT_NOBODY
+from smdl_flower.home import OwnerHome
 from smdl_flower.judging import Judgement
 
 FORMAT = "smdl-judgement/1"
 COMMITMENTS_FORMAT = "smdl-commitments/1"
+
+
+TsaRootOption = Annotated[
+    Path | None,
+    typer.Option("--tsa-root", help="Certificates (PEM) of trusted time-stamping authorities."),
+]
 
 
 def judge(
@@ -31,6 +40,7 @@ def judge(
         str | None,
         typer.Option(help="The owner's published signing key, 64 digits.  [default: do not check]"),
     ] = None,
+    tsa_root: TsaRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute a verdict's accusations anew, without registry or master key.
@@ -39,7 +49,8 @@ def judge(
     committed to, 3 the suspect is unsafe or unsupported, 11 it cannot be compared.
     """
     with messages.status("Computing the accusations anew ..."):
-        judgement = judging.judge(evidence, suspect, public=key)
+        trusted = timestamps.load_roots(tsa_root) if tsa_root else []
+        judgement = judging.judge(evidence, suspect, public=key, authorities=trusted)
     if as_json:
         document = {"format": FORMAT, "valid": judgement.valid, **asdict(judgement)}
         print_json({**document, "key_checked": key is not None})
@@ -49,21 +60,38 @@ def judge(
 
 
 def list_commitments(
+    request: Annotated[
+        Path | None,
+        typer.Option("--stamp-request", help="Write a time-stamp request for the newest here."),
+    ] = None,
+    response: Annotated[
+        Path | None,
+        typer.Option("--stamp-response", help="Keep the authority's answer, with --tsa-root."),
+    ] = None,
+    tsa_root: TsaRootOption = None,
     home: HomeOption = None,
     passphrase_file: PassphraseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what was committed to; publish the newest digest before copies go out."""
+    """List what was committed to; publish the newest digest before copies go out.
+
+    Better still, have it time-stamped (RFC 3161): the request is a file that any authority takes.
+    """
     owner = open_home(home, passphrase_file)
     chain = commitments.of_home(owner)
+    if request:
+        files.write(request, timestamps.request(chain[-1].envelope), replace=False)
+    if response:
+        _keep_stamp(owner, chain, response, tsa_root)
     rows = [
         {
             "sha256": c.digest,
             "time": c.predicate["time"],
             "model_id": c.subjects.get(commitments.BASE, "")[:16] or None,
             "customers": c.predicate.get("customers"),
+            "stamped": commitments.stamp_file(owner, number).exists(),
         }
-        for c in chain
+        for number, c in enumerate(chain, start=1)
     ]
     public = owner.key.signing_key().public
     if as_json:
@@ -78,6 +106,18 @@ def list_commitments(
     console.print(f"Files: {commitments.directory(owner)}", soft_wrap=True)
 
 
+def _keep_stamp(
+    owner: OwnerHome, chain: list[Commitment], response: Path, tsa_root: Path | None
+) -> None:
+    """Store a time stamp beside the newest statement that it is about."""
+    if tsa_root is None:
+        raise ConfigError("--stamp-response: name the authority's root certificate, --tsa-root")
+    stamp, trusted = timestamps.read(response), timestamps.load_roots(tsa_root)
+    at = timestamps.check(stamp, chain[-1].envelope, trusted)
+    files.write(commitments.stamp_file(owner, len(chain)), stamp, replace=False)
+    messages.print(f"Time-stamped at {at}")
+
+
 def _print(judgement: Judgement, *, checked: bool) -> None:
     table = Table("customer", "score", "log10 p of an innocent", "accuses below", "")
     for c in judgement.confirmations:
@@ -90,6 +130,8 @@ def _print(judgement: Judgement, *, checked: bool) -> None:
         f"{judgement.key_id}"
         + ("." if checked else ": compare it with the published one (--key checks it).")
     )
+    if judgement.stamped_at:
+        console.print(f"Time-stamped at {judgement.stamped_at} by a trusted authority.")
     word = "Valid" if judgement.valid else "Not valid"
     console.print(
         f"{word}: computed anew from suspect, base model and opened keys; chance of naming any "

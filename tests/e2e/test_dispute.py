@@ -2,12 +2,80 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 
 from smdl_flower.cli.main import run
 
 pytestmark = pytest.mark.e2e
+
+
+TSA = """
+[req]
+distinguished_name = dn
+prompt = no
+[dn]
+CN = Example root
+[root]
+basicConstraints = critical,CA:TRUE
+keyUsage = critical,keyCertSign
+subjectKeyIdentifier = hash
+[authority]
+keyUsage = critical,digitalSignature
+extendedKeyUsage = critical,timeStamping
+[tsa]
+serial = serial
+signer_cert = tsa.pem
+signer_key = tsa.key
+signer_digest = sha256
+default_policy = 1.2.3.4
+digests = sha256
+ess_cert_id_alg = sha256
+"""
+
+
+def stamped(place, question):
+    """Answer a time-stamp request as an authority does, with OpenSSL; return answer and root."""
+    (place / "tsa.cnf").write_text(TSA)
+    (place / "serial").write_text("01\n")
+    shutil.copy(question, place / "asked.tsq")
+    for line in (
+        "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out root.key",
+        "req -x509 -new -key root.key -days 9 -config tsa.cnf -extensions root -out root.pem",
+        "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out tsa.key",
+        "req -new -key tsa.key -subj /CN=authority -config tsa.cnf -out tsa.csr",
+        "x509 -req -in tsa.csr -CA root.pem -CAkey root.key -days 9 -CAcreateserial "
+        "-extfile tsa.cnf -extensions authority -out tsa.pem",
+        "ts -reply -config tsa.cnf -section tsa -queryfile asked.tsq -out answer.tsr",
+    ):
+        subprocess.run(["openssl", *line.split()], cwd=place, check=True, capture_output=True)
+    return place / "answer.tsr", place / "root.pem"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="plays a time-stamping authority")
+def test_a_time_stamp_is_kept_shown_and_checked(journey, smdl, tmp_path):
+    """First: evidence that is written later brings it along."""
+    at_home = ("--home", journey.home)
+    question = tmp_path / "question.tsq"
+    assert smdl("commitments", *at_home, "--stamp-request", question).code == 0
+    answer, root = stamped(tmp_path, question)
+    keep = ("commitments", *at_home, "--stamp-response", answer)
+    assert smdl(*keep).code == 2  # whose word is it?
+    assert smdl(*keep, "--tsa-root", root).code == 0
+    assert smdl(*keep, "--tsa-root", root).code == 2  # it is there
+    listed = smdl("commitments", *at_home, "--json").document
+    assert [c["stamped"] for c in listed["commitments"]] == [False, True]
+    folder, suspect = tmp_path / "evidence", journey.copy(1)
+    place = ("--report", folder, "--disclose")
+    assert smdl("verify", suspect, *at_home, *place).code == 0
+    judged = smdl("judge", folder, suspect, "--tsa-root", root, "--json").document
+    assert judged["stamped_at"] >= listed["commitments"][-1]["time"]
+    assert smdl("judge", folder, suspect, "--json").document["stamped_at"] == ""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    _, other = stamped(elsewhere, question)
+    assert smdl("judge", folder, suspect, "--tsa-root", other).code == 4
 
 
 @pytest.fixture(scope="module")
