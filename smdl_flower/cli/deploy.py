@@ -88,6 +88,9 @@ def run(
     folder: Annotated[Path, typer.Option("--federation", help="Folder of the federation.")],
     assignments: SetOption = None,
     at: AtOption = None,
+    patience: Annotated[
+        float, typer.Option("--wait", min=0.0, help="Seconds to wait for enough participants.")
+    ] = 60.0,
     home: Annotated[
         Path | None,
         typer.Option("--home", help="The server's home, if it is on this machine; for the report."),
@@ -101,7 +104,7 @@ def run(
         with progress.of_rounds(config.federation.rounds) as round_done:
             app = find_app(scenario.parent)
             watch = running.Watch(begun=_say_who_is_missing, round_done=round_done)
-            running.run(federation, app, flat, at=at, watch=watch)
+            running.run(federation, app, flat, at=at, watch=watch, patience=patience)
     finally:
         found = _run_folder(resolve_home(home), config.scenario, begun)
         if found:

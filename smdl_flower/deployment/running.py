@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from smdl_flower.config import FlatConfig
 from smdl_flower.deployment import admission
 from smdl_flower.deployment.folders import Federation
 from smdl_flower.errors import FederationError
-from smdl_flower.flower.control import Control
+from smdl_flower.flower.control import POLL_SECONDS, Control
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def run(
     *,
     at: str | None = None,
     watch: Watch | None = None,
+    patience: float = 0.0,
 ) -> None:
     """Run the app at the participants, and wait for its end.
 
@@ -60,6 +62,8 @@ def run(
         run_config: All keys.
         at: Host and port of the control API, if other than those that participants use.
         watch: Told how it goes.
+        patience: Seconds to wait for participants: they need some to find a server again that was
+            restarted.
 
     Raises:
         FederationError: The server is not reached, too few participants are connected, or the run
@@ -68,7 +72,7 @@ def run(
     told = watch or Watch()
     least = config.parse(run_config).federation.min_replies
     with _control(federation, at) as control:
-        missing = admission.require_connected(federation, control, least=least)
+        missing = _connected(federation, control, least, patience)
         run_id = control.submit(app, run_config)
         told.begun(missing)
         end = control.wait(run_id, lambda: told.round_done(control.current_round(run_id)))
@@ -76,6 +80,18 @@ def run(
             raise FederationError(
                 f"run {run_id} ended as {end.status}: {end.details or 'Flower says no more'}"
             )
+
+
+def _connected(federation: Federation, control: Control, least: int, patience: float) -> list[str]:
+    """Wait until enough participants are connected; return who is not."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return admission.require_connected(federation, control, least=least)
+        except FederationError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(min(POLL_SECONDS, patience))
 
 
 def clean(federation: Federation) -> bool:

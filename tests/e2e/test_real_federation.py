@@ -237,7 +237,7 @@ def test_a_run_that_cannot_work_says_why_and_does_not_exit_0(journey, smdl):
 def test_a_run_without_enough_participants_is_not_begun(journey, smdl):
     settings = (*OWN_FOLDERS, "num-participants=5", "min-replies=5")
     runs = journey.runs()
-    refused = smdl(*journey.run_arguments(SMOKE, *settings))
+    refused = smdl(*journey.run_arguments(SMOKE, *settings), "--wait", "1")
     assert refused.code == 2
     assert "participants are connected and a round needs 5" in refused.err
     assert journey.runs() == runs
