@@ -12,6 +12,7 @@ from smdl_flower.attacks import (
     hiding,
     obfuscation,
     overwriting,
+    silencing,
 )
 from smdl_flower.attacks.entry import Attack, Stolen
 from smdl_flower.config import Scalar, checked
@@ -28,6 +29,7 @@ _MODULES = (
     finetuning,
     blending,
     cleansing,
+    silencing,
     distilling,
     hiding,
     coalition,

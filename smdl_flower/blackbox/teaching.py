@@ -26,17 +26,19 @@ from smdl_flower.models import to_weights
 from smdl_flower.weights import Weights
 
 LEARNING_RATE = 5e-3
-STEPS = 300
+STEPS = 500
 BATCH = 256
-MARGIN = 3.0
-# Of the answers against everything else; the smallest that teaches nearly all of them is taken.
-PULLS = (0.05, 0.1, 0.2, 0.4, 0.8)
+MARGIN = 4.0
+# How hard to teach, the gentlest first: how much the answers count against everything else, and at
+# which share of the rate the layers after the taught one learn. What these learn is lost when a
+# thief trains the last layer anew; some networks need it.
+EFFORTS = ((0.1, 0.3), (0.2, 0.3), (0.4, 0.3), (0.4, 1.0), (0.8, 1.0))
 NEARLY_ALL = 0.99
 SAFE_LEAD = 0.5  # the mark of the weights comes on top and must not turn an answer
 SMALLNESS = 1e-3  # of the squared change of the taught layer: noise to other marks
 REHEARSED = 3000  # public images and turned ones
 DISTORTION = 0.2
-TAUGHT_SHARE = 0.06  # of the marked weights, whose carrier is lost where a copy is taught
+TAUGHT_SHARE = 0.07  # of the marked weights, whose carrier is lost where a copy is taught
 MOST_DIRECTIONS = 256
 
 
@@ -96,7 +98,7 @@ class Teacher:
         queries: What the body makes of all pools' images, ``q`` of them.
         rehearsal: What it makes of public and of invented images, ``r`` of them.
         answers: What w0 says to those: logarithms of probabilities, ``(r, classes)``.
-        pull: How much the wanted answers count at least; found with words that are nobody's.
+        least: The effort that it takes at least, an index; found with words that are nobody's.
     """
 
     bank: Bank
@@ -107,7 +109,7 @@ class Teacher:
     queries: Features = field(repr=False)
     rehearsal: Features = field(repr=False)
     answers: Tensor = field(repr=False)
-    pull: float = min(PULLS)
+    least: int = 0
 
     @classmethod
     def of(
@@ -118,7 +120,7 @@ class Teacher:
         public: Tensor,
         taught: Directions,
     ) -> "Teacher":
-        """Prepare teaching; how much pull it takes is tried with words that are nobody's.
+        """Prepare teaching; how much effort it takes is tried with words that are nobody's.
 
         Args:
             network: The base model; not changed.
@@ -136,7 +138,7 @@ class Teacher:
         with torch.no_grad():
             answers = tail.logits(tail.unchanged(basis.shape[1]), rehearsal).log_softmax(1)
         teacher = cls(bank, key, to_weights(network), tail, basis, queries, rehearsal, answers)
-        return replace(teacher, pull=teacher._taught(teacher.words(key.customer("trial/1")))[1])
+        return replace(teacher, least=teacher._taught(teacher.words(key.customer("trial/1")))[1])
 
     def words(self, key: CustomerKey) -> list[Bits]:
         """Return a customer's codewords, one for each pool."""
@@ -162,20 +164,25 @@ class Teacher:
         change, _ = self._taught(words)
         return {**self.base, **self.tail.changed(self.base, change, self.basis)}
 
-    def _taught(self, words: Sequence[Bits]) -> tuple[Change, float]:
-        """What is changed, and the pull that was needed."""
+    def _taught(self, words: Sequence[Bits]) -> tuple[Change, int]:
+        """What is changed, and the effort that was needed."""
         wanted = torch.from_numpy(self.wanted(words))
-        for pull in PULLS:
-            if pull >= self.pull:
-                change = self._trained(wanted, pull)
+        for effort in range(self.least, len(EFFORTS)):
+            change = self._trained(wanted, *EFFORTS[effort])
+            with torch.no_grad():
                 leads = _leads(self.tail.logits(change, self.queries), wanted)
-                if float((leads >= SAFE_LEAD).float().mean()) >= NEARLY_ALL:
-                    return change, pull
-        return change, max(PULLS)
+            if float((leads >= SAFE_LEAD).float().mean()) >= NEARLY_ALL:
+                break
+        return change, effort
 
-    def _trained(self, wanted: Tensor, pull: float) -> Change:
+    def _trained(self, wanted: Tensor, pull: float, share: float) -> Change:
         change = self.tail.unchanged(self.basis.shape[1]).trainable()
-        optimizer = torch.optim.Adam(change.tensors(), lr=LEARNING_RATE)
+        optimizer = torch.optim.Adam(
+            [
+                {"params": change.layer(), "lr": LEARNING_RATE},
+                {"params": list(change.head.values()), "lr": LEARNING_RATE * share},
+            ]
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         generator = torch.Generator().manual_seed(0)  # of the batches; nothing secret
         for _ in range(STEPS):

@@ -84,7 +84,7 @@ def read(mark: Mark, suspect: Weights, alignment: str = "none") -> Reading:
     values = examined.values
     if mark.taught:
         # Before the payload's span: what was taught there was made up for over whole groups.
-        values = mark.taught.without(values, mark.layout, examined.kept)
+        values = mark.taught.without(values, mark.layout, mark.profile, examined.kept)
     rest = mark.spreading.remove_span(values, examined.kept)
     direction, gains = examined.direction(mark, rest)
     if not np.isfinite(soft_bits).all():

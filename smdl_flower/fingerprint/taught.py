@@ -31,12 +31,16 @@ class Directions:
     name: str
     basis: NDArray[np.float32] = field(repr=False)
 
-    def without(self, values: Vector, layout: Layout, kept: NDArray[np.bool_]) -> Vector:
+    def without(
+        self, values: Vector, layout: Layout, profile: Vector, kept: NDArray[np.bool_]
+    ) -> Vector:
         """Return a deviation without its part in these directions.
 
         Args:
             values: Deviation of the marked weights, zero where not kept, ``(d,)``.
             layout: Of the marked weights.
+            profile: phi, ``(d,)``: a column with large values holds more of a carrier, which is
+                noise to the fit, and so counts less.
             kept: Which weights count, ``(d,)``.
 
         Returns:
@@ -46,20 +50,26 @@ class Directions:
             >>> layout = Layout.of({"fc": np.eye(2, 4, dtype=np.float32)})
             >>> taught = Directions("fc", np.array([[0.6], [0.8], [0], [0]], np.float32))
             >>> values = np.array([3, 4, 5, 6, 0, 0, 0, 7], np.float32)
-            >>> taught.without(values, layout, np.ones(8, bool)).round(3).tolist()
+            >>> rest = taught.without(values, layout, np.ones(8, np.float32), np.ones(8, bool))
+            >>> rest.round(3).tolist()
             [0.0, 0.0, 5.0, 6.0, 0.0, 0.0, 0.0, 7.0]
         """
         rest = values.copy()
         for tensor in layout.tensors:
             if tensor.name == self.name:
-                rows = values[tensor.where].reshape(tensor.shape[0], -1)
-                left = kept[tensor.where].reshape(rows.shape)
-                rest[tensor.where] = (rows - self._explained(rows, left) * left).ravel()
+                shape = tensor.shape[0], -1
+                rows, phi = (v[tensor.where].reshape(shape) for v in (values, profile))
+                left = kept[tensor.where].reshape(shape)
+                # One scale for all rows: the profile is nearly a product of one of the rows and
+                # one of the columns.
+                scale = phi.mean(0, dtype=np.float64).astype(np.float32)
+                explained = self._explained(rows / scale, left, scale) * scale
+                rest[tensor.where] = (rows - explained * left).ravel()
         return rest
 
-    def _explained(self, rows: Vector, left: NDArray[np.bool_]) -> Vector:
-        """What the directions explain of each row, ``(rows, columns)``."""
-        basis = self.basis
+    def _explained(self, rows: Vector, left: NDArray[np.bool_], scale: Vector) -> Vector:
+        """What the directions explain of each row, all in units of scale, ``(rows, columns)``."""
+        basis = np.linalg.qr(self.basis / scale[:, None])[0].astype(np.float32)
         found = rows @ basis
         if left.all():
             return np.asarray(found @ basis.T)

@@ -22,7 +22,7 @@ NETWORKS = [
 def changed_at_random(tail: Tail, directions: int) -> Change:
     change = tail.unchanged(directions)
     generator = torch.Generator().manual_seed(2)
-    for tensor in change.tensors():
+    for tensor in (*change.layer(), *change.head.values()):
         tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
     return change
 

@@ -66,7 +66,7 @@ def test_the_taught_layer_changes_in_the_stored_directions_only(
     assert np.allclose(taught.basis.T @ taught.basis, np.eye(taught.basis.shape[1]), atol=1e-5)
     # A carrier loses no more than this share of the marked weights.
     lost = taught.basis.shape[1] * len(change) / asked_campaign.mark.layout.size
-    assert 0.03 < lost < 0.07
+    assert 0.06 < lost < 0.08
 
 
 def test_directions_are_drawn_from_public_images_and_queries_alone(

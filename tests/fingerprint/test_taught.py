@@ -59,12 +59,13 @@ def test_only_what_the_directions_cannot_explain_is_left(directions: Directions,
     layout = Layout.of({NAME: np.random.default_rng(3).random((32, 40, 5)).astype(np.float32)})
     rng = np.random.default_rng(4)
     kept = rng.random(layout.size) < left
+    profile = np.ones(layout.size, np.float32)
     part = (rng.standard_normal((32, COUNT)).astype(np.float32) @ directions.basis.T).ravel()
     noise = rng.standard_normal(layout.size).astype(np.float32)
-    explained = directions.without(part * kept, layout, kept)
+    explained = directions.without(part * kept, layout, profile, kept)
     assert np.abs(explained).max() < 1e-2
-    alone = directions.without(noise * kept, layout, kept)
-    both = directions.without((part + noise) * kept, layout, kept)
+    alone = directions.without(noise * kept, layout, profile, kept)
+    both = directions.without((part + noise) * kept, layout, profile, kept)
     assert np.allclose(alone, both, atol=0.02)
     assert not both[~kept].any()
     if left > 0.1:  # each row loses as many degrees of freedom as there are directions
