@@ -209,8 +209,8 @@ round {{ last.round }} of {{ resolved.config["num-server-rounds"] }}; nobody was
 <td>{{ "%.0f" | format(copy.carrier_score) }}</td>
 <td>{{ "yes" if copy.path else copy.reason }}</td></tr>{% endfor %}</table>
 {% if copies[0].get("imprint") %}
-<h3>Images with a fingerprint in them</h3><table><tr><th>customer</th><th>bits in each image</th>
-<th>read back</th><th>PSNR, mean (least)</th><th>accuracy of its copy on them</th></tr>
+<h3>Images with a fingerprint in them</h3><table><tr><th>customer</th><th>bits in each</th>
+<th>read back</th><th>PSNR, mean (least)</th><th>accuracy on them</th></tr>
 {% for copy in copies %}<tr><td>{{ copy.customer }}</td><td>{{ copy.imprint.bits }}</td>
 <td>{{ "%.2f" | format(100 * copy.imprint.bits_read) }} %</td>
 <td>{{ "%.1f" | format(copy.imprint.psnr_mean) }} ({{ "%.1f" | format(copy.imprint.psnr_least) }})
