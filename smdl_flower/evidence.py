@@ -32,7 +32,7 @@ class Suspect:
     Attributes:
         path: Of the file, or name of the predictor.
         sha256: Of the file's bytes, or of the answers.
-        kind: ``safetensors`` or ``predictor``.
+        kind: The file's format (docs/formats.md), or ``predictor``.
     """
 
     path: str

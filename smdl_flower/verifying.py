@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from smdl_flower import leaks, models, weights
+from smdl_flower import leaks, models
 from smdl_flower.errors import ConfigError, NotComparableError
 from smdl_flower.evidence import (
     NO_PAYLOAD,
@@ -30,15 +30,18 @@ from smdl_flower.fingerprint.decoders import DECODERS
 from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
+from smdl_flower.fingerprint.renaming import without_prefix
 from smdl_flower.fingerprint.tracing import Comparator, Comparison, Finding
 from smdl_flower.home import OwnerHome
 from smdl_flower.leaks import Leak, Leaks
+from smdl_flower.suspects import reading
 from smdl_flower.vault import BaseModel
 from smdl_flower.weights import Weights
 
 # All tests of a word, for the suspect as it lies and aligned; counted whether tried or not.
 HYPOTHESES = 2 * tracing.TESTS
 DEFAULT_BOUND = 1e-6
+_TOLD = 3  # of a suspect's tensors
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def verify(
 
     Args:
         home: Of the owner.
-        path: The suspect, a safetensors file; it may be hostile.
+        path: The suspect, a file or folder as docs/formats.md lists them; it may be hostile.
         model_id: Compare with this base model only, and with none that was sent in training;
             default is all that fit.
         max_false_accusation: Bound on naming any innocent.
@@ -87,7 +90,7 @@ def verify(
         ConfigError: The bound is no probability, or the home has no such model.
     """
     check_bound(max_false_accusation)
-    suspect = weights.read(path)
+    suspect = reading.read(path)
     candidates = _candidates(home, model_id)
     words = sum(home.registry.words(model.model_id) for model in candidates)
     broadcasts = home.registry.broadcast_words() if model_id is None else 0
@@ -97,10 +100,18 @@ def verify(
     if broadcasts and not any(e.findings for e in examinations):
         found = leaks.trace(home, suspect.weights, level)
     if not (examinations or found.compared):
-        raise NotComparableError("; ".join([*misfits, *found.misfits]))
-    file = Suspect(str(path), suspect.sha256, "safetensors")
+        raise NotComparableError("; ".join([*misfits, *found.misfits, _held(suspect.weights)]))
+    file = Suspect(str(path), suspect.sha256, suspect.kind)
     verdict = _judge(file, examinations, level, broadcasts)
+    verdict = replace(verdict, remarks=suspect.remarks + verdict.remarks)
     return _with_leak(verdict, found.leaks)
+
+
+def _held(suspect: Weights) -> str:
+    """What a suspect holds, where that is no model of the owner's."""
+    some = (f"{name[:60]!r} {list(a.shape)}" for name, a in list(suspect.items())[:_TOLD])
+    more = " ..." if len(suspect) > _TOLD else ""
+    return f"the suspect holds {len(suspect):,} tensors: {', '.join(some)}{more}"
 
 
 def check_bound(max_false_accusation: float) -> None:
@@ -172,8 +183,11 @@ def examine(
     return examinations, misfits
 
 
-def _as_it_lies(_: BaseModel, mark: Mark, suspect: Weights) -> Reading:
-    return extraction.read(mark, suspect)
+def _as_it_lies(model: BaseModel, mark: Mark, suspect: Weights) -> Reading:
+    bare = without_prefix(model.weights, suspect)
+    return (
+        extraction.read(mark, suspect) if bare is None else extraction.read(mark, bare, "renamed")
+    )
 
 
 def _aligned(model: BaseModel, mark: Mark, suspect: Weights) -> Reading | None:

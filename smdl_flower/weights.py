@@ -1,7 +1,8 @@
-"""Model weights in safetensors files: the only reader and writer of model files in this package.
+"""Model weights in safetensors files: reader and writer of the model files of this package.
 
 A suspect file is hostile. It is read once into memory, within a size limit, and its header is
 checked before anything is allocated for a tensor; nothing in it is ever executed or unpickled.
+Suspects of other formats are converted to such files by :mod:`smdl_flower.suspects`.
 Format: https://huggingface.co/docs/safetensors (8-byte header length, JSON header, raw buffer).
 """
 
@@ -180,8 +181,8 @@ def _checked_header(source: str, content: bytes, limits: Limits) -> dict[str, An
     pickled = content.startswith(_PICKLE_MAGIC) and content[8:9] != b"{"
     if pickled or content.startswith(_ARCHIVE_MAGIC):
         raise SuspectFileError(
-            f"{source}: a pickle or PyTorch archive, which can run code when loaded; convert it to "
-            "safetensors on a machine that may be lost, then examine that file"
+            f"{source}: a pickle or PyTorch archive, which can run code when loaded; smdl verify "
+            "examines those; else convert it to safetensors on a machine that may be lost"
         )
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > limits.header_bytes or 8 + length > len(content):

@@ -27,7 +27,7 @@ from smdl_flower.questioning import Question
 
 def verify(
     suspect: Annotated[
-        Path | None, typer.Argument(help="Suspect model, a safetensors file.")
+        Path | None, typer.Argument(help="Suspect model, a file of any common format or a folder.")
     ] = None,
     predictor: Annotated[
         str | None,
@@ -96,6 +96,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Say whose copy a model is, or which participant was sent it in training; or name nobody.
+
+    Files: safetensors, PyTorch state dicts and checkpoints, TorchScript, torch.export, ONNX, a
+    Hugging Face folder; also quantised. Told by content, and nothing in them is executed.
 
     A suspect of which there is no file is asked: --predictor names the address that images are
     posted to, or a function that is given images, uint8 (n, channels, height, width), and returns

@@ -56,6 +56,25 @@ def rename(base: Weights, suspect: Weights) -> Renamed:
     return Renamed(same, tuple(labels))
 
 
+def without_prefix(base: Weights, suspect: Weights) -> Weights | None:
+    """Return the suspect under the base model's names, if one prefix is all that is different.
+
+    Names alone decide, so that this is no other reading than that of the suspect as it lies. None
+    if the names are the base model's already, or no prefix fits, or several do.
+
+    Example:
+        >>> one = np.zeros(1, np.float32)
+        >>> without_prefix({"a.w": one}, {"module.a.w": one, "step": one})
+        {'a.w': array([0.], dtype=float32)}
+    """
+    if not base or all(name in suspect for name in base):
+        return None
+    first = min(base)
+    prefixes = {name.removesuffix(first) for name in suspect if name.endswith(f".{first}")}
+    fitting = [p for p in prefixes if all(p + name in suspect for name in base)]
+    return {name: suspect[fitting[0] + name] for name in base} if len(fitting) == 1 else None
+
+
 def _by_name(base: Weights, suspect: Weights) -> dict[str, str]:
     """Base name -> the suspect's name that is the same, or the same behind a prefix."""
     found = {name: name for name in suspect if _alike(base, name, suspect[name])}
