@@ -45,6 +45,7 @@ from smdl_flower.fingerprint.layout import Layout
 from smdl_flower.fingerprint.payload import Spreading
 from smdl_flower.fingerprint.taught import Directions
 from smdl_flower.models import ModelSpec
+from smdl_flower.suspects.reading import read as read_suspect
 from smdl_flower.weights import Limits, Weights
 
 SMALL = Limits(file_bytes=16 << 20)  # of a JSON file
@@ -113,7 +114,7 @@ def judge(
 
     Args:
         folder: The package; may be hostile.
-        suspect: The file that it is about; may be hostile.
+        suspect: The file or folder that it is about; may be hostile.
         public: The owner's published key, hexadecimal. Without it the package's own is used: then
             compare :attr:`Judgement.key_id` with the published one.
         authorities: Certificates of time-stamping authorities that are trusted.
@@ -124,7 +125,7 @@ def judge(
         NotComparableError: Decoys do not score as they must, or the suspect cannot be read.
     """
     package = _Package.open(folder, public)
-    file = weights.read(suspect)
+    file = read_suspect(suspect)
     if file.sha256 != package.suspect_sha256:
         raise IntegrityError(f"{suspect} is not the file that the evidence is about")
     found = [_confirm(package, model_id, file.weights) for model_id in package.model_ids]
