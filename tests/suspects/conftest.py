@@ -28,7 +28,9 @@ class Net(nn.Module):
         self.head = nn.Linear(6, 3)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.hidden(torch.flatten(self.features(images), 1))))
+        return self.head(  # type: ignore[no-any-return]
+            torch.relu(self.hidden(torch.flatten(self.features(images), 1)))
+        )
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +68,10 @@ def same(weights: dict[str, np.ndarray], state: dict[str, torch.Tensor]) -> bool
 
 
 def rezipped(
-    content: bytes, path: Path, changes: dict | None = None, method: int = zipfile.ZIP_DEFLATED
+    content: bytes,
+    path: Path,
+    changes: dict[str, bytes | None] | None = None,
+    method: int = zipfile.ZIP_DEFLATED,
 ) -> bytes:
     """An archive packed anew, with entries changed (by the end of a name) or left out (None)."""
     path.write_bytes(content)

@@ -57,7 +57,7 @@ def test_remarks_come_back(tmp_path, state):
 # ------------------------------------------------------------------------------- the hostile zoo
 
 
-def text_with(header: dict | bytes, payload: bytes = b"") -> bytes:
+def text_with(header: bytes, payload: bytes = b"") -> bytes:
     return struct.pack("<Q", len(header)) + header + payload
 
 

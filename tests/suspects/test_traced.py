@@ -51,8 +51,9 @@ def traced(module: nn.Module, path: Path) -> None:
 
 def scripted(module: nn.Module, path: Path) -> None:
     """Of ``cnn`` itself TorchScript's compiler understands too little."""
-    layers = (module.features, nn.Flatten(), module.hidden, nn.ReLU(), module.head)
-    torch.jit.script(nn.Sequential(*layers)).save(str(path))
+    features, hidden, head = module.children()
+    model = nn.Sequential(features, nn.Flatten(), hidden, nn.ReLU(), head)
+    torch.jit.script(model).save(str(path))
 
 
 def frozen(module: nn.Module, path: Path) -> None:
@@ -67,10 +68,11 @@ def onnx(module: nn.Module, path: Path) -> None:
     """By PyTorch's exporter, kept from asking for the onnx package once the file is made."""
     from torch.onnx._internal.torchscript_exporter import onnx_proto_utils  # noqa: PLC0415
 
-    layers = nn.Sequential(*module.features[:-1], nn.MaxPool2d(2), nn.Flatten())
+    features, hidden, head = module.children()
+    layers = nn.Sequential(*list(features.children())[:-1], nn.MaxPool2d(2), nn.Flatten())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_proto_utils, "_add_onnxscript_fn", lambda content, _: content)
-        model = nn.Sequential(layers, module.hidden, nn.ReLU(), module.head)
+        model = nn.Sequential(layers, hidden, nn.ReLU(), head)
         torch.onnx.export(model, (IMAGE,), path, dynamo=False)
 
 
@@ -154,8 +156,9 @@ def packed(numbers: np.ndarray, axis: int) -> np.ndarray:
 
 def folder(module: nn.Module, path: Path) -> None:
     state = dict(module.state_dict())
-    halves = {"model-00001-of-00002.safetensors": {}, "model-00002-of-00002.safetensors": {}}
-    where = {name: list(halves)[i % 2] for i, name in enumerate(state)}
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    halves: dict[str, dict[str, torch.Tensor]] = {shard: {} for shard in shards}
+    where = {name: shards[i % 2] for i, name in enumerate(state)}
     path.mkdir()
     for name, shard in where.items():
         halves[shard][name] = state[name]

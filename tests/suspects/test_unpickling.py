@@ -84,7 +84,7 @@ def test_the_same_program_does_run_if_it_is_unpickled(tmp_path):
 
 def test_the_state_of_something_foreign_is_kept_and_not_applied():
     class Local:
-        pass
+        weight: list[int]
 
     thing = Local()
     thing.weight = [1, 2]
