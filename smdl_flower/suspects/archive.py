@@ -14,7 +14,7 @@ from smdl_flower.errors import SuspectFileError
 
 MAGIC = b"PK\x03\x04"
 ENTRIES = 100_000
-_INFLATION = 100  # times its stored size; weights of which 99 % are zero stay below
+_INFLATION = 200  # times its stored size; weights of which 99 % are zero stay below
 _ALWAYS_FINE = 1 << 20
 _INFLATED = 8 << 30
 _END, _END_SIZE = b"PK\x05\x06", 22
@@ -92,7 +92,9 @@ def _directory(data: memoryview) -> tuple[int, int, int]:
     """Number of entries, size and position of the central directory."""
     tail = bytes(data[-(_END_SIZE + 65535) :])
     at = tail.rfind(_END)
-    if at < 0 or len(tail) - at < _END_SIZE:
+    while at >= 0 and tail[at + 20 : at + 22] != _comment(tail, at):
+        at = tail.rfind(_END, 0, at)  # that was in the comment
+    if at < 0:
         raise SuspectFileError("a truncated archive: it has no directory at its end")
     count, size, start = struct.unpack("<HII", tail[at + 10 : at + 20])
     locator = tail[at - 20 : at] if at >= 20 else b""
@@ -103,6 +105,11 @@ def _directory(data: memoryview) -> tuple[int, int, int]:
             raise SuspectFileError("a damaged archive: its directory is not where it should be")
         count, size, start = struct.unpack("<QQQ", record[32:56])
     return count, size, start
+
+
+def _comment(tail: bytes, at: int) -> bytes:
+    """The length of what follows an end of the directory, as that must say."""
+    return max(len(tail) - at - _END_SIZE, 0).to_bytes(2, "little")
 
 
 def _entry(data: memoryview, at: int) -> tuple[str, _Entry, int]:

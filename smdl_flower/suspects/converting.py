@@ -112,8 +112,8 @@ def _archived(archive: Archive) -> tuple[str, Callable[[], Found]]:
     has = {name.removeprefix(root) for name in archive.entries}
     if any(n.startswith((exported.WEIGHTS, "models/")) for n in has):
         return "torch.export", lambda: exported.read(archive, root)
-    if exported.OLD_STATE in has | set(archive.entries):
-        where = root if exported.OLD_STATE in has else ""
+    if exported.OLD_STATE in has:
+        where = root if root + exported.OLD_STATE in archive.entries else ""
         return "torch.export before 2.8", lambda: exported.read_old(archive, where)
     if "constants.pkl" in has:
         return "TorchScript", lambda: torch_files.read_script(archive, root)

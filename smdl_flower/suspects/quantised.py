@@ -161,6 +161,8 @@ def _grouped(
     zero: Array = np.zeros(1, np.float32),  # noqa: B008 - not changed
 ) -> Array:
     """``(numbers - zero) * scale``, with one scale, one a row, or one for each group in a row."""
+    if not numbers.size:
+        return numbers
     rows = len(numbers) if numbers.ndim else 1
     flat = numbers.reshape(rows, -1)
     try:
@@ -178,6 +180,6 @@ def _spread(part: Array, flat: Array) -> Array:
     if part.size == 1:
         return part.reshape(1, 1)
     groups = part.reshape(len(flat), -1)
-    if flat.shape[1] % groups.shape[1]:
+    if not groups.size or flat.shape[1] % groups.shape[1]:
         raise ValueError
     return np.repeat(groups, flat.shape[1] // groups.shape[1], axis=1)

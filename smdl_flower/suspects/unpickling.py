@@ -8,6 +8,7 @@ and a thief cannot keep weights from being examined by putting a bomb beside the
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,10 +119,13 @@ def unpickle(data: memoryview, rules: Rules, start: int = 0) -> Unpickled:
     machine = _Machine(rules)
     cursor = _Cursor(data, start)
     try:
-        for step, (opcode, argument, _) in enumerate(_opcodes(cursor)):
-            if step >= STEPS:
-                raise SuspectFileError(f"a pickle of more than {STEPS:,} steps")
-            machine.run(opcode.name, argument)
+        with warnings.catch_warnings():
+            # Of texts with escapes that Python would not write.
+            warnings.filterwarnings("ignore", "invalid (octal )?escape", DeprecationWarning)
+            for step, (opcode, argument, _) in enumerate(_opcodes(cursor)):
+                if step >= STEPS:
+                    raise SuspectFileError(f"a pickle of more than {STEPS:,} steps")
+                machine.run(opcode.name, argument)
         value = machine.pop()
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         # All of them mean that the program does not fit together; nothing but its own values is
