@@ -6,6 +6,7 @@ Reading in this process is what the child does; that the child has limits is in 
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def saved(tmp_path: Path) -> Callable[..., bytes]:
         return (tmp_path / "saved").read_bytes()
 
     return save
+
+
+def f4(values: object) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array(values, np.float32)
+
+
+def f2(values: object) -> np.ndarray[Any, np.dtype[np.float16]]:
+    return np.array(values, np.float16)
+
+
+def i1(values: object) -> np.ndarray[Any, np.dtype[np.int8]]:
+    return np.array(values, np.int8)
 
 
 def read(*contents: bytes) -> Converted:

@@ -16,13 +16,13 @@ CONFIG = "model_weights_config.json"
 
 
 @pytest.fixture(scope="module")
-def archive(net, tmp_path_factory) -> Path:
+def archive(net, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "model.pt2"
     torch.export.save(torch.export.export(net, (torch.zeros(1, 1, 8, 8),)), path)
     return path
 
 
-def config_of(path: Path) -> dict:
+def config_of(path: Path):
     with zipfile.ZipFile(path) as file:
         name = next(n for n in file.namelist() if n.endswith(CONFIG))
         return json.loads(file.read(name))
@@ -39,6 +39,8 @@ def test_buffers_that_are_no_parameters_are_read(tmp_path):
         def __init__(self) -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.randn(3, 3))
+            self.kept: torch.Tensor
+            self.left: torch.Tensor
             self.register_buffer("kept", torch.randn(3))
             self.register_buffer("left", torch.randn(3), persistent=False)
 

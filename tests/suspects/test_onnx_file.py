@@ -6,7 +6,7 @@ import torch
 
 from smdl_flower.errors import SuspectFileError
 from tests.suspects import protobuf
-from tests.suspects.conftest import read
+from tests.suspects.conftest import f4, i1, read
 from tests.suspects.protobuf import constant, field, graph, model, node, tensor, varint
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -74,25 +74,25 @@ def test_matrices_that_are_multiplied_from_the_right_are_turned():
 
 def test_quantised_weights_get_their_scales_before_they_are_turned():
     numbers = W.astype(np.int8)
-    scale, zero = np.float32([1, 10, 100]), np.int8([0, 1, 2])
+    scale, zero = f4([1, 10, 100]), i1([0, 1, 2])
     meant = (W - zero) * scale
     tensors = [tensor("q", numbers), tensor("s", scale), tensor("z", zero)]
     nodes = [node("DequantizeLinear", ["q", "s", "z"], ["w"])]  # axis 1, if not said
     assert weights_of(nodes, tensors) == {"w": meant.tolist()}
     nodes.append(node("MatMul", ["x", "w"], ["y"]))
     assert weights_of(nodes, tensors) == {"w": meant.T.tolist()}
-    one = [tensor("q", numbers), tensor("s", np.float32(0.5).reshape(()))]
+    one = [tensor("q", numbers), tensor("s", f4(0.5).reshape(()))]
     assert weights_of([node("DequantizeLinear", ["q", "s"], ["w"])], one) == {"w": (W / 2).tolist()}
 
 
 def test_blocks_share_a_scale():
-    tensors = [tensor("q", W.astype(np.int8)), tensor("s", np.float32([[1, 2], [3, 4]]))]
+    tensors = [tensor("q", W.astype(np.int8)), tensor("s", f4([[1, 2], [3, 4]]))]
     nodes = [node("DequantizeLinear", ["q", "s"], ["w"], axis=1, block_size=2)]
     assert weights_of(nodes, tensors) == {"w": [[0, 1, 4], [9, 12, 20]]}
 
 
 def test_quantised_convolutions_and_products_get_their_scales():
-    scales = [tensor("s", np.float32([2, 3])), tensor("z", np.int8([0, 0]))]
+    scales = [tensor("s", f4([2, 3])), tensor("z", i1([0, 0]))]
     convolution = node("QLinearConv", ["x", "xs", "xz", "q", "s", "z", "ys", "yz"], ["y"])
     found = weights_of([convolution], [tensor("q", W.astype(np.int8)), *scales])
     assert found == {"q": [[0, 2, 4], [9, 12, 15]]}
@@ -143,7 +143,7 @@ def test_other_things_are_refused():
         read(model([], [tensor("w", W)]) + field(7, b""))
     with pytest.raises(SuspectFileError, match="unknown"):
         read(field(1, 8) + field(2, "no graph"))
-    wrong = [tensor("q", W.astype(np.int8)), tensor("s", np.float32([1, 2]))]
+    wrong = [tensor("q", W.astype(np.int8)), tensor("s", f4([1, 2]))]
     with pytest.raises(SuspectFileError, match="scales"):
         read(model([node("DequantizeLinear", ["q", "s"], ["w"])], wrong))
 
@@ -157,7 +157,7 @@ def test_graphs_nested_without_end_are_refused():
 
 
 def test_the_writer_of_these_tests_writes_what_protobuf_writes():
-    from google.protobuf import descriptor_pb2  # noqa: PLC0415 - a protobuf message at hand
+    from google.protobuf import descriptor_pb2  # type: ignore[import-untyped]  # noqa: PLC0415
 
     message = descriptor_pb2.FieldDescriptorProto(name="x", number=300)
     assert message.SerializeToString() == protobuf.field(1, "x") + protobuf.field(3, 300)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smdl_flower.errors import SuspectFileError
-from tests.suspects.conftest import read
+from tests.suspects.conftest import f2, f4, i1, read
 
 NUMBERS = np.array([[1, -2, 3, -4], [5, -6, 7, -8]], np.int8)
 
@@ -21,11 +21,11 @@ def weights_of(**arrays):
 @pytest.mark.parametrize(
     ("scale", "expected"),
     [
-        (np.float32(2), NUMBERS * 2.0),
-        (np.float32([2]), NUMBERS * 2.0),
-        (np.float32([2, 10]), NUMBERS * [[2.0], [10.0]]),
-        (np.float16([[2], [10]]), NUMBERS * [[2.0], [10.0]]),
-        (np.float32([[1, 2], [3, 4]]), NUMBERS * [[1.0, 1, 2, 2], [3, 3, 4, 4]]),
+        (f4(2), NUMBERS * 2.0),
+        (f4([2]), NUMBERS * 2.0),
+        (f4([2, 10]), NUMBERS * [[2.0], [10.0]]),
+        (f2([[2], [10]]), NUMBERS * [[2.0], [10.0]]),
+        (f4([[1, 2], [3, 4]]), NUMBERS * [[1.0, 1, 2, 2], [3, 3, 4, 4]]),
     ],
     ids=["one", "one in a list", "a row", "a row, as column", "groups"],
 )
@@ -36,21 +36,17 @@ def test_a_scale_beside_a_weight_is_its_scale(name, scale, expected):
 
 def test_zero_points_are_taken_off():
     small = np.array([[0, 255]], np.uint8)
-    found = weights_of(
-        w=small, w_scale=np.float32([[0.5]]), w_zero_point=np.array([[128]], np.uint8)
-    )
+    found = weights_of(w=small, w_scale=f4([[0.5]]), w_zero_point=np.array([[128]], np.uint8))
     assert found["w"].tolist() == [[-64.0, 63.5]]
 
 
 def test_bitsandbytes_int8_is_read():
-    found = weights_of(a__weight=NUMBERS, a__SCB=np.float32([127, 254]))
+    found = weights_of(a__weight=NUMBERS, a__SCB=f4([127, 254]))
     assert found["a.weight"].tolist() == (NUMBERS * [[1.0], [2.0]]).tolist()
 
 
 def test_small_numbers_without_a_scale_count_as_they_are_and_counters_do_not():
-    found = weights_of(
-        w=NUMBERS, ids=np.arange(4).reshape(2, 2), steps=np.int8([1]), f=np.ones(1, "f4")
-    )
+    found = weights_of(w=NUMBERS, ids=np.arange(4).reshape(2, 2), steps=i1([1]), f=np.ones(1, "f4"))
     assert set(found) == {"w", "f"}
     assert found["w"].tolist() == NUMBERS.tolist()
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from smdl_flower.errors import SuspectFileError
 from smdl_flower.suspects.tensors import Affine, stored
+from tests.suspects.conftest import f4
 
 
 def view_of(array: np.ndarray) -> memoryview:
@@ -88,13 +89,13 @@ def test_four_bits_are_read_the_lower_half_first_and_with_their_sign():
 def test_scales_belong_to_an_axis_or_to_all():
     numbers = np.arange(6, dtype=np.float32).reshape(2, 3)
     zero = np.zeros(1, np.float32)
-    columns = Affine(np.float32([1, 10, 100]), zero, axis=1)
+    columns = Affine(f4([1, 10, 100]), zero, axis=1)
     assert columns.apply(numbers).tolist() == [[0, 10, 200], [3, 40, 500]]
-    assert Affine(np.float32(2), np.float32(1)).apply(numbers).tolist() == [[-2, 0, 2], [4, 6, 8]]
+    assert Affine(f4(2), f4(1)).apply(numbers).tolist() == [[-2, 0, 2], [4, 6, 8]]
     for wrong in (
-        Affine(np.float32([1, 2]), zero, axis=1),
-        Affine(np.float32([1, 2]), zero, axis=5),
-        Affine(np.float32([1, 2]), zero),
+        Affine(f4([1, 2]), zero, axis=1),
+        Affine(f4([1, 2]), zero, axis=5),
+        Affine(f4([1, 2]), zero),
         Affine(np.ones((2, 4), np.float32), zero, axis=1, block=2),
         Affine(np.ones((3, 2), np.float32), zero, axis=1, block=2),
     ):
@@ -104,6 +105,6 @@ def test_scales_belong_to_an_axis_or_to_all():
 
 def test_blocks_of_numbers_share_a_scale_and_the_last_may_be_short():
     numbers = np.ones((2, 3), np.float32)
-    scale = np.float32([[1, 2], [3, 4]])
+    scale = f4([[1, 2], [3, 4]])
     affine = Affine(scale, np.zeros(1, np.float32), axis=1, block=2)
     assert affine.apply(numbers).tolist() == [[1, 1, 2], [3, 3, 4]]

@@ -82,9 +82,9 @@ def test_a_whole_module_is_read_without_its_class(saved, net, state):
     assert "Net" in converted.remarks[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:UserWarning")  # torch says so once a process
 def test_torch_quantised_tensors_are_read_as_torch_dequantises_them(saved):
-    with pytest.warns(UserWarning, match="deprecated"):
-        by_tensor = torch.quantize_per_tensor(torch.randn(4, 6), 0.1, 3, torch.quint8)
+    by_tensor = torch.quantize_per_tensor(torch.randn(4, 6), 0.1, 3, torch.quint8)
     scales, zeros = torch.rand(4) + 0.1, torch.zeros(4)
     by_row = torch.quantize_per_channel(torch.randn(4, 6), scales, zeros, 0, torch.qint8)
     four_bits = torch.quantize_per_channel(*(torch.randn(4, 6), scales, zeros, 0, torch.quint4x2))
