@@ -255,7 +255,7 @@ commit <code>{{ resolved.git_commit or "unknown" }}</code>.</p>
 
 _VERDICT = """{% extends "base" %}{% block body %}
 <p class="lead {{ "named" if verdict.names_somebody }}">{{ summary }}</p>
-<p>Examined: <code>{{ verdict.suspect.path }}</code>, SHA-256
+<p>Examined: <code>{{ verdict.suspect.path }}</code> ({{ verdict.suspect.kind }}), SHA-256
 <code>{{ verdict.suspect.sha256 }}</code>. It was compared with the fingerprints of
 {{ verdict.customers }} customers and of {{ verdict.broadcasts }} models sent in training,
 {{ verdict.hypotheses }} tests each; model <code>{{ verdict.model_id or "none" }}</code>, alignment:

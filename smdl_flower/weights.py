@@ -102,7 +102,7 @@ def read_bytes(path: Path, limits: Limits | None = None) -> bytes:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise SuspectFileError(f"{path}: not a regular file; expected a .safetensors file")
+        raise SuspectFileError(f"{path}: not a regular file; expected a model file")
     with os.fdopen(descriptor, "rb") as stream:
         if status.st_size > most:
             raise SuspectFileError(

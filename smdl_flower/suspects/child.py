@@ -42,7 +42,7 @@ def main() -> None:
         converted = convert([_mapped(Path(name)) for name in names], most)
         _write(converted)
     except SuspectFileError as error:
-        REFUSED.write_text(str(error)[:2000])
+        REFUSED.write_text(str(error)[:2000], "utf-8", "replace")
     except MemoryError:
         REFUSED.write_text("reading it takes more memory than a model of its size would")
     else:
@@ -73,7 +73,7 @@ def _mapped(path: Path) -> memoryview:
 def _write(converted: Converted) -> None:
     """Write safetensors piece by piece: the library would hold all of it once more."""
     header: dict[str, object] = {
-        "__metadata__": {"kind": converted.kind, "remarks": json.dumps(converted.remarks)}
+        "__metadata__": {"kind": converted.kind, "remarks": "\n".join(converted.remarks)}
     }
     at = 0
     for name, array in converted.weights.items():

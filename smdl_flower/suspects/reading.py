@@ -6,7 +6,6 @@ passes the same checks again: what a suspect could break is a process that knows
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -99,8 +98,9 @@ def _converted(source: str, contents: Sequence[bytes], limits: Limits) -> Suspec
         except SuspectFileError as error:
             said = str(error).removeprefix(f"{output}: ")
             raise SuspectFileError(f"{source}: {said}") from None
-    remarks = tuple(str(r) for r in json.loads(file.metadata.get("remarks", "[]")))
-    return SuspectModel(file.weights, file.metadata.get("kind", ""), "", remarks)
+    kind, remarks = (file.metadata.get(key, "") for key in ("kind", "remarks"))
+    lines = (_printable(line[:_REASON]) for line in remarks.splitlines())
+    return SuspectModel(file.weights, _printable(kind[:_REASON]), "", tuple(lines))
 
 
 def _run(source: str, directory: Path, seconds: int) -> None:
@@ -126,9 +126,8 @@ def _run(source: str, directory: Path, seconds: int) -> None:
         raise SuspectFileError(f"{source}: reading it took too long") from None
     refused = directory / child.REFUSED
     if done.returncode == 3 and refused.is_file():
-        with refused.open(errors="replace") as stream:
-            reason = stream.read(_REASON)
-        raise SuspectFileError(f"{source}: {_printable(reason)}")
+        reason = weights.read_bytes(refused, Limits(file_bytes=4 * _REASON))  # through no link
+        raise SuspectFileError(f"{source}: {_printable(reason.decode(errors='replace'))}")
     if done.returncode < 0:
         raise SuspectFileError(f"{source}: reading it took more time or memory than it may")
     if done.returncode:
