@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smdl_flower import config, issuing, models
-from smdl_flower.flower import checkpoint, inline, records, replies
+from smdl_flower.flower import checkpoint, inline, packing, records, replies
 from smdl_flower.flower.marking import OwnerMarker
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.home import OwnerHome
@@ -81,6 +81,8 @@ def per_round(home: OwnerHome, spec: ModelSpec, weights: Weights, place: Path) -
     marker = OwnerMarker(home, spec, "benchmark", 0.1)
     opened, broadcast = timed(lambda: marker.open(1, weights, range(10_000)))
     marking, sent = fastest(lambda: records.to_record(broadcast.mark(1)))
+    packing_, packed = fastest(lambda: packing.pack(sent))
+    unpacking, _ = fastest(lambda: packing.unpack(packed, most=1 << 30))
     reply = records.from_record(sent)
     message = reply_of(sent)
     checking, _ = fastest(lambda: replies.check_train_reply(message, weights, code_sha256()))
@@ -94,6 +96,8 @@ def per_round(home: OwnerHome, spec: ModelSpec, weights: Weights, place: Path) -
     saving, _ = fastest(lambda: checkpoint.save(place, state, "0" * 64))
     return {
         "per node: mark, s": marking,
+        "per node: pack, s": packing_,
+        "per node: unpack, s": unpacking,
         "per node: check reply, s": checking,
         "per node: take mark out, s": taking,
         "per node: FedAvg, s": averaging / REPLIES,
