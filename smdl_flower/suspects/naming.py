@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from smdl_flower.errors import SuspectFileError
+from smdl_flower.suspects.foreign import Foreign
 from smdl_flower.suspects.tensors import StoredTensor
-from smdl_flower.suspects.unpickling import Foreign
 
 Tensors = dict[str, StoredTensor]
 

@@ -4,6 +4,7 @@ Both are zip archives; before PyTorch 1.6 a file was a row of pickles with the s
 The pickle is read by :mod:`.unpickling`; the few names that make a tensor are known here.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 
 from smdl_flower.errors import SuspectFileError
 from smdl_flower.suspects.archive import Archive
+from smdl_flower.suspects.foreign import Foreign, Name
 from smdl_flower.suspects.tensors import Affine, StoredTensor, item_bytes, stored
-from smdl_flower.suspects.unpickling import Foreign, Name, Rules, Unpickled, unpickle
+from smdl_flower.suspects.unpickling import Rules, Unpickled, unpickle
 
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # 0x1950a86a20f9469cfc6c, pickled
 _STORAGES = {
@@ -34,7 +36,7 @@ class Found:
     """What a file holds.
 
     Attributes:
-        tree: Tensors in dicts, lists, tuples and :class:`~.unpickling.Foreign` objects.
+        tree: Tensors in dicts, lists, tuples and :class:`~.foreign.Foreign` objects.
         called: What ordinary loading would have called besides.
     """
 
@@ -201,10 +203,8 @@ def _numbers(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     if isinstance(value, StoredTensor):
         return value.values()
     if isinstance(value, int | float):
-        try:
+        with contextlib.suppress(OverflowError), np.errstate(all="ignore"):
             return np.array(value, dtype=np.float32)
-        except OverflowError:
-            pass
     raise SuspectFileError("a quantised tensor with scales that are no numbers")
 
 

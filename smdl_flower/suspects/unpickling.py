@@ -2,18 +2,19 @@
 
 A pickle is a program for a small stack machine; what makes it dangerous is that ``REDUCE`` and its
 like call whatever the program names. Here a name stays a name: calling one gives a
-:class:`Foreign`, unless the caller said what stands for it. So even a hostile file can be read,
-and a thief cannot keep weights from being examined by putting a bomb beside them.
+:class:`~.foreign.Foreign`, unless the caller said what stands for it. So even a hostile file can be
+read, and a thief cannot keep weights from being examined by putting a bomb beside them.
 ``pickletools.genops`` (standard library) splits the program into opcodes; it calls nothing either.
 """
 
 import pickletools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from smdl_flower.errors import SuspectFileError
+from smdl_flower.suspects.foreign import Foreign, Name
 
 STEPS = 2_000_000
 _LONGEST_ITEM = 64 << 20
@@ -30,28 +31,6 @@ _EMPTY: Mapping[str, Callable[[], Any]] = {
     **{"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
 }
 _KEYS = (str, int, float, bytes, type(None))
-
-
-@dataclass(frozen=True)
-class Name:
-    """Something of a module that the pickle names, and that was not looked up."""
-
-    text: str
-
-
-@dataclass(eq=False)
-class Foreign:
-    """What a call of something named would have given.
-
-    Attributes:
-        name: What was to be called.
-        state: What its state was to be set to.
-        entries: What was to be put into it, by key.
-    """
-
-    name: str
-    state: Any = field(default=None, repr=False)
-    entries: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

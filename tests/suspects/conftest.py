@@ -4,7 +4,7 @@ Reading in this process is what the child does; that the child has limits is in 
 """
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def same(weights: dict[str, np.ndarray], state: dict[str, torch.Tensor]) -> bool
 def rezipped(
     content: bytes,
     path: Path,
-    changes: dict[str, bytes | None] | None = None,
+    changes: Mapping[str, bytes | None] | None = None,
     method: int = zipfile.ZIP_DEFLATED,
 ) -> bytes:
     """An archive packed anew, with entries changed (by the end of a name) or left out (None)."""

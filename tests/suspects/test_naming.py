@@ -3,9 +3,9 @@
 import pytest
 
 from smdl_flower.errors import SuspectFileError
+from smdl_flower.suspects.foreign import Foreign
 from smdl_flower.suspects.naming import Naming
 from smdl_flower.suspects.tensors import StoredTensor
-from smdl_flower.suspects.unpickling import Foreign
 
 ONE = StoredTensor(memoryview(bytes(4)), "F32", (1,))
 COUNTER = StoredTensor(memoryview(bytes(8)), "I64", (1,))

@@ -191,6 +191,37 @@ def test_a_file_cut_off_anywhere_is_refused(saved, state, zipped):
             read(content[:length])
 
 
+def with_scales(scales: bytes) -> bytes:
+    """A pickle of a list with one quantised tensor, which has so written scales."""
+    text = b"X\x07\x00\x00\x00storagectorch\nQInt8Storage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    tensor = b"((" + text + b"K\x02tQK\x00K\x02\x85K\x01\x85" + scales + b"\x89)t"
+    return b"\x80\x02]ctorch._utils\n_rebuild_qtensor\n" + tensor + b"Ra."
+
+
+def test_scales_of_a_pickle_are_read(saved, tmp_path):
+    """The control of the next."""
+    entries = {
+        "data.pkl": with_scales(b"(NG?\xe0\x00\x00\x00\x00\x00\x00K\x01t"),
+        "data/0": b"\x03\xff",
+    }
+    content = rezipped(saved({"w": torch.ones(2)}), tmp_path / "z", entries)
+    assert read(content).weights["0"].tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        *(b"N", b"]", b"(NG?\xe0\x00\x00\x00\x00\x00\x00t", b"(NX\x01\x00\x00\x00aK\x00t"),
+        b"(N\x8a\xff" + b"\x7f" * 255 + b"K\x00t",
+    ],
+    ids=["none", "a list of none", "no zero", "a text", "a huge number"],
+)
+def test_scales_that_are_no_numbers_are_refused(scales, saved, tmp_path):
+    entries = {"data.pkl": with_scales(scales), "data/0": b"\x03\xff"}
+    with pytest.raises(SuspectFileError, match="scales"):
+        read(rezipped(saved({"w": torch.ones(2)}), tmp_path / "z", entries))
+
+
 def test_a_missing_storage_is_refused(saved, state, tmp_path):
     with pytest.raises(SuspectFileError, match="without 'saved/data/1'"):
         read(rezipped(saved(state), tmp_path / "z", {"data/1": None}))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from smdl_flower.errors import SuspectFileError
 from smdl_flower.suspects import unpickling
-from smdl_flower.suspects.unpickling import Foreign, Name, Rules, unpickle
+from smdl_flower.suspects.foreign import Foreign, Name
+from smdl_flower.suspects.unpickling import Rules, unpickle
 
 RULES = Rules({"collections.OrderedDict": lambda _: {}}, lambda reference: ("ref", reference))
 
