@@ -30,6 +30,7 @@ from tests.suspects import protobuf
 from tests.suspects.conftest import MOST, f4, i1, read
 
 SLOW_INPUTS = 100_000
+EXAMPLES = max(300, settings().max_examples)  # more with `make fuzz`
 IMAGE = torch.zeros(1, 2)
 
 
@@ -173,7 +174,7 @@ def test_the_samples_are_read(name):
 
 @pytest.mark.parametrize("name", MAKERS)
 @given(seed=st.integers(0, 2**63))
-@settings(max_examples=300)
+@settings(max_examples=EXAMPLES)
 def test_a_changed_file_ends_in_weights_or_our_own_error(name, seed):
     examine(changed(sample(name), np.random.default_rng(seed)))
 
@@ -182,7 +183,7 @@ def test_a_changed_file_ends_in_weights_or_our_own_error(name, seed):
     content=st.binary(max_size=300),
     start=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x08\x08:"]),
 )
-@settings(max_examples=300)
+@settings(max_examples=EXAMPLES)
 def test_any_bytes_end_in_our_own_error(content, start):
     examine(start + content)
 
@@ -249,7 +250,7 @@ def examine_program(program: bytes) -> None:
 
 
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=30))
-@settings(max_examples=300)
+@settings(max_examples=EXAMPLES)
 def test_any_program_of_known_steps_ends_in_weights_or_our_own_error(pieces):
     examine_program(b"\x80\x02" + b"".join(pieces) + b".")
 
