@@ -1,7 +1,7 @@
 """A model travels in one piece.
 
 Flower stores and sends every tensor as objects of its own, each by a request and a transaction of
-its database: a network of 280 tensors takes a minute a round, of whatever size it is, and a
+its database: a network of 170 tensors takes a minute a round, of whatever size it is, and a
 database that is locked for too long loses a reply. So the model of a message becomes one array, the
 bytes of a safetensors file, where it leaves, and tensors by name where it arrives. Neither the
 strategies nor the training see any of it.
