@@ -83,11 +83,17 @@ def test_the_channel_clear_claims_nothing():
 @pytest.fixture
 def run_folder(tmp_path):
     def write(found):
-        outcome = {"scenario": "s", "where": "offline", "rounds": 2, "copies": [], "next": "issue"}
-        (tmp_path / "run.json").write_text(json.dumps({**outcome, "wall_seconds": 1.0}))
+        outcome: dict[str, Any] = {
+            "status": "completed",
+            "where": "offline",
+            "rounds": 2,
+            "copies": [],
+        }
+        outcome |= {"next": "issue", "wall_seconds": 1.0}
+        (tmp_path / "run.json").write_text(json.dumps(outcome))
         (tmp_path / "metrics.jsonl").write_text('{"round": 1, "accuracy": 0.9}\n')
         resolved: dict[str, Any] = {
-            "config": {},
+            "config": {"scenario": "s"},
             "code_sha256": "0",
             "git_commit": None,
             "versions": {},
