@@ -121,9 +121,10 @@ def stamp_file(home: OwnerHome, number: int) -> Path:
     return directory(home) / f"{number:06d}.tsr"
 
 
-def newest_of(chain: Sequence[Commitment], base_sha256: str) -> Commitment | None:
-    """Return the newest statement about a base model."""
-    return next((c for c in reversed(chain) if c.subjects.get(BASE) == base_sha256), None)
+def newest_of(chain: Sequence[Commitment], base: str) -> Commitment | None:
+    """Return the newest statement about a base model, by its digest or model id."""
+    about = ((c, c.subjects.get(BASE, "")) for c in reversed(chain))
+    return next((c for c, digest in about if digest.startswith(base)), None)
 
 
 def leaf(key: CustomerKey) -> bytes:

@@ -42,7 +42,7 @@ def require_disclosable(home: OwnerHome, verdict: Verdict) -> None:
         )
     chain = commitments.of_home(home)
     for model_id in _models_of(verdict):
-        if not _published(chain, model_id):
+        if not commitments.newest_of(chain, model_id):
             raise ConfigError(
                 f"--disclose: nothing was committed to before copies of model {model_id} went out"
             )
@@ -70,7 +70,7 @@ def write(home: OwnerHome, verdict: Verdict, folder: Path) -> None:
     for model_id in _models_of(verdict):
         place = folder / DISCLOSURE / model_id
         accused = [a.customer for a in verdict.accused if a.model_id == model_id]
-        _disclose(home, models[model_id], _published(chain, model_id), accused, place)
+        _disclose(home, models[model_id], commitments.newest_of(chain, model_id), accused, place)
     predicate = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     subjects = {SUSPECT: verdict.suspect.sha256, **dict(digests(folder))}
     files.write(folder / STATEMENT, home.key.signing_key().sign(subjects, KIND, predicate))
@@ -116,14 +116,6 @@ def _disclose(
     for name, part in commitments.parts_of(model).items():
         weights.write(place / f"{name}.safetensors", part)
     files.write(place / TERMS, json.dumps(document, indent=2).encode())
-
-
-def _published(chain: list[Commitment], model_id: str) -> Commitment | None:
-    """The newest statement about a model, by its short name."""
-    of_model = (
-        c for c in reversed(chain) if c.subjects.get(commitments.BASE, "").startswith(model_id)
-    )
-    return next(of_model, None)
 
 
 def _models_of(verdict: Verdict) -> list[str]:

@@ -299,8 +299,9 @@ def _opened(package: _Package, model_id: str) -> _Terms:
     place = package.folder / evidence_package.DISCLOSURE / Path(model_id).name
     document = _json(place / TERMS)
     base = weights.read(place / f"{commitments.BASE}.safetensors").weights
-    commitment = commitments.newest_of(package.chain, weights.digest(base))
-    if commitment is None or not weights.digest(base).startswith(model_id):
+    digest = weights.digest(base)
+    commitment = commitments.newest_of(package.chain, digest)
+    if commitment is None or not digest.startswith(model_id):
         raise IntegrityError(f"model {model_id}: this base model was never committed to")
     parts = {commitments.BASE: base}
     for name in {commitments.PROFILE, *commitment.subjects} - set(parts):

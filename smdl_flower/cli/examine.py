@@ -141,7 +141,7 @@ def verify(
 def _require_place(directory: Path | None, *, disclose: bool) -> None:
     if directory is None and disclose:
         raise ConfigError("--disclose goes with --report DIR")
-    for name in ("verdict.json", "report.html", evidence_package.STATEMENT):
+    for name in (evidence_package.VERDICT, "report.html", evidence_package.STATEMENT):
         if directory:
             files.refuse_to_overwrite(directory / name)
 
