@@ -34,7 +34,7 @@ from smdl_flower.attacks import catalogue
 from smdl_flower.config import Scalar
 from smdl_flower.evidence import versions
 from smdl_flower.fingerprint import carriers, codes, extraction, tracing
-from smdl_flower.fingerprint.accusation import Level, carrier_log_p
+from smdl_flower.fingerprint.accusation import DEFAULT_BOUND, Level, carrier_log_p
 from smdl_flower.fingerprint.cancellation import cancel
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
@@ -295,7 +295,7 @@ def main() -> int:
     found, readings = with_later_stages(found, readings, campaign)
     scores = carrier_scores(readings, keys, len(readings[0].direction), progress)
     log_ps = payload_log_ps(readings, keys, mark, progress)
-    level = Level(verifying.DEFAULT_BOUND, len(keys), verifying.HYPOTHESES)
+    level = Level(DEFAULT_BOUND, len(keys), verifying.HYPOTHESES)
     result = judge(found, scores, log_ps, level, _highest_guilty(found, readings, campaign))
     _print(result, console)
     if arguments.json:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from smdl_flower import files, merkle, signing, weights
+from smdl_flower.blackbox.queries import Pool
 from smdl_flower.errors import IntegrityError
 from smdl_flower.evidence import versions
 from smdl_flower.fingerprint import carriers
+from smdl_flower.fingerprint.accusation import DEFAULT_BOUND
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 from smdl_flower.fingerprint.layout import Layout
 from smdl_flower.home import OwnerHome
@@ -70,6 +72,7 @@ def publish(home: OwnerHome, model: BaseModel) -> Commitment:
         "customers": len(customers),
         "merkle_root": merkle.root(leaves).hex(),
         "streams": stream_digests(campaign, model),
+        "pools": [_pool(campaign, pool, customers) for pool in pools_of(model)],
     }
     newest = newest_of(chain, model.digest)
     subjects = {name: weights.digest(part) for name, part in parts_of(model).items()}
@@ -133,6 +136,31 @@ def leaf(key: CustomerKey) -> bytes:
     return merkle.leaf_hash(json.dumps(entry).encode())
 
 
+def word_leaf(customer: str, pool: int, secret: bytes) -> bytes:
+    """Return the hash that stands for a customer's codeword for a pool of queries.
+
+    The word can then be opened alone, without the key that all else of the customer follows from.
+
+    Args:
+        customer: Name.
+        pool: Its number.
+        secret: Of the key stream that the word is drawn from.
+    """
+    entry = [customer, pool, hashlib.sha256(secret).hexdigest()]
+    return merkle.leaf_hash(json.dumps(entry).encode())
+
+
+def word_leaves(campaign: CampaignKey, pool: Pool, customers: Sequence[str]) -> list[bytes]:
+    """Return the leaf of each customer's word for a pool."""
+    keys = map(campaign.customer, customers)
+    return [word_leaf(key.customer, pool.number, key.open(pool.word_label)) for key in keys]
+
+
+def pools_of(model: BaseModel) -> tuple[Pool, ...]:
+    """Return the pools of queries of a base model."""
+    return model.queries.pools if model.queries else ()
+
+
 def opened_streams(model: BaseModel) -> tuple[str, ...]:
     """Return the labels of the key streams that a judge needs to read a suspect."""
     size = Layout.of(model.weights).size
@@ -168,10 +196,17 @@ def _terms(model: BaseModel) -> dict[str, Any]:
     return {
         "detector": DETECTOR,
         "spec": asdict(model.spec),
-        "code_length": model.code.length,
+        "code": asdict(model.code),
+        "query_code": asdict(model.queries.code) if model.queries else None,
+        "max_false_accusation": DEFAULT_BOUND,
         "strength": model.strength,
         "carrier_length": model.carrier_length or carriers.length_for(size),
     }
+
+
+def _pool(campaign: CampaignKey, pool: Pool, customers: Sequence[str]) -> dict[str, Any]:
+    root = merkle.root(word_leaves(campaign, pool, customers))
+    return {"sha256": pool.digest(), "merkle_root": root.hex()}
 
 
 def _append(

@@ -2,10 +2,11 @@
 
 import platform
 from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
+from smdl_flower.blackbox.recorded import Heard
 from smdl_flower.fingerprint.decoys import DecoySummary
 
 FORMAT = "smdl-verdict/1"
@@ -184,6 +185,7 @@ class Verdict:
         participants: Models sent in training that took part, the strongest first.
         broadcasts: Participants' words that the bound is shared among as well.
         queries: What a predictor was asked; None for a file.
+        heard: What it said, to each model's pool.
     """
 
     suspect: Suspect
@@ -201,6 +203,7 @@ class Verdict:
     participants: tuple[TracedBroadcast, ...] = ()
     broadcasts: int = 0
     queries: AskedQueries | None = None
+    heard: tuple[Heard, ...] = field(default=(), repr=False)
 
     @property
     def words(self) -> int:

@@ -1,51 +1,94 @@
 """A folder that convinces others: verdict, published commitments, and what a judge must be shown.
 
 ``verdict.json`` and ``report.html`` are for everybody. ``commitments/`` is the chain that was
-published before copies went out. ``disclosure/`` is for a judge alone: the base model, how it is
-read, and the keys of the customers who are named; no other customer's, and not the master key.
-``statement.json`` signs the digests of all of it and of the suspect.
+published before copies went out. ``disclosure/`` is for a judge alone. Of a file: the base model,
+how it is read, and the keys of the customers who are named. Of a suspect that was asked: the pool
+of queries and these customers' codewords for it, and ``answers.json`` beside. No other customer's
+key or word, and not the master key. ``statement.json`` signs the digests of all of it and of the
+suspect.
 """
 
 import datetime
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from smdl_flower import commitments, files, merkle, weights
+from smdl_flower.blackbox import recorded
+from smdl_flower.blackbox.recorded import Heard
 from smdl_flower.commitments import Commitment
 from smdl_flower.errors import ConfigError
-from smdl_flower.evidence import Verdict
+from smdl_flower.evidence import Accusation, Verdict
 from smdl_flower.home import OwnerHome
 from smdl_flower.vault import BaseModel
 
 KIND = "urn:smdl-flower:evidence:1"
 DISCLOSURE_FORMAT = "smdl-disclosure/1"
+WORDS_FORMAT = "smdl-opened-words/1"
 STATEMENT, VERDICT = "statement.json", "verdict.json"
 COMMITMENTS, DISCLOSURE = "commitments", "disclosure"
 TERMS = "terms.json"
+ANSWERS, POOL, WORDS = "answers.json", "queries.bin", "words.json"
 SUSPECT = "suspect"
+CLOSED_BIASES = (
+    "codewords of a Tardos code (fingerprint.code) are compared with secret biases; these are not "
+    "shown to a judge, since whoever knows them forges codewords better"
+)
 
 
 def require_disclosable(home: OwnerHome, verdict: Verdict) -> None:
     """Refuse a verdict that a judge could not compute anew.
 
     Raises:
-        ConfigError: Nobody is named by a file's weights, or what was named was never committed to.
+        ConfigError: No customer is named, not by what a judge can compute, or what was named was
+            never committed to.
     """
-    if not verdict.accused or verdict.queries:
+    if not verdict.accused:
         raise ConfigError(
-            "--disclose: only a copy that names its customer by its weights can be judged anew; "
-            "this verdict names none"
+            "--disclose: only a copy that names its customer can be judged anew; this verdict "
+            "names none"
+            + (
+                " (nothing was committed to before models of training were sent to participants)"
+                if verdict.participants
+                else ""
+            )
         )
     chain = commitments.of_home(home)
     for model_id in _models_of(verdict):
-        if not commitments.newest_of(chain, model_id):
+        newest = commitments.newest_of(chain, model_id)
+        if not newest or _misses(newest, verdict):
             raise ConfigError(
                 f"--disclose: nothing was committed to before copies of model {model_id} went out"
+                + (", or it lacks what this version judges" if newest else "")
             )
+    if not_judged(home, verdict) == [a.customer for a in verdict.accused]:
+        raise ConfigError(f"--disclose: {CLOSED_BIASES}")
+
+
+def not_judged(home: OwnerHome, verdict: Verdict) -> list[str]:
+    """Return who is named by a verdict, but not by anything that a judge is shown.
+
+    These are named by codewords alone, of a code whose biases stay a secret.
+    """
+    models = {model.model_id: model for model in home.base_models()}
+    return [
+        a.customer for a in verdict.accused if not _can_be_judged(a, models[a.model_id], verdict)
+    ]
+
+
+def _can_be_judged(accusation: Accusation, model: BaseModel, verdict: Verdict) -> bool:
+    if verdict.queries:
+        return model.queries is not None and model.queries.code.kind == "flat"
+    return model.code.kind == "flat" or any(w.evidence == "carrier" for w in accusation.witnesses)
+
+
+def _misses(newest: Commitment, verdict: Verdict) -> bool:
+    """Whether a statement of an early version lacks what a judge needs."""
+    return "code" not in newest.predicate or bool(
+        verdict.queries and not newest.predicate.get("pools")
+    )
 
 
 def write(home: OwnerHome, verdict: Verdict, folder: Path) -> None:
@@ -70,7 +113,13 @@ def write(home: OwnerHome, verdict: Verdict, folder: Path) -> None:
     for model_id in _models_of(verdict):
         place = folder / DISCLOSURE / model_id
         accused = [a.customer for a in verdict.accused if a.model_id == model_id]
-        _disclose(home, models[model_id], commitments.newest_of(chain, model_id), accused, place)
+        opening = _Opening(home, models[model_id], commitments.newest_of(chain, model_id), accused)
+        if verdict.queries:
+            opening.write_words(next(h for h in verdict.heard if h.model_id == model_id), place)
+        else:
+            opening.write_keys(place)
+    if verdict.queries:
+        files.write_json(folder / ANSWERS, recorded.document(verdict.heard))
     predicate = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     subjects = {SUSPECT: verdict.suspect.sha256, **dict(digests(folder))}
     files.write(folder / STATEMENT, home.key.signing_key().sign(subjects, KIND, predicate))
@@ -84,38 +133,68 @@ def digests(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, hashlib.sha256(weights.read_bytes(path)).hexdigest()
 
 
-def _disclose(
-    home: OwnerHome,
-    model: BaseModel,
-    commitment: Commitment | None,
-    accused: list[str],
-    place: Path,
-) -> None:
-    assert commitment is not None  # noqa: S101 - require_disclosable
-    campaign = model.key(home.key)
-    # Customers are only ever added: those of a statement are the first ones of today's.
-    names = home.registry.customers()[: commitment.predicate["customers"]]
-    leaves = [commitments.leaf(campaign.customer(name)) for name in names]
-    opened = campaign.open(commitments.opened_streams(model))
-    document: dict[str, Any] = {
-        "format": DISCLOSURE_FORMAT,
-        "model_id": model.model_id,
-        "spec": asdict(model.spec),
-        "commitment_sha256": commitment.digest,
-        "streams": {label: secret.hex() for label, secret in opened.secrets.items()},
-        "customers": [
-            {
-                "customer": name,
-                "key": campaign.customer(name).secret.hex(),
-                "index": names.index(name),
-                "proof": [step.hex() for step in merkle.proof(leaves, names.index(name))],
-            }
-            for name in accused
-        ],
-    }
-    for name, part in commitments.parts_of(model).items():
-        weights.write(place / f"{name}.safetensors", part)
-    files.write(place / TERMS, json.dumps(document, indent=2).encode())
+class _Opening:
+    """Writes what a judge is shown of one base model and the accused.
+
+    Args:
+        home: Of the owner.
+        model: The base model.
+        commitment: The newest about it.
+        accused: Customers.
+    """
+
+    def __init__(
+        self, home: OwnerHome, model: BaseModel, commitment: Commitment | None, accused: list[str]
+    ) -> None:
+        assert commitment is not None  # noqa: S101 - require_disclosable
+        self._model, self._accused = model, accused
+        self._campaign = model.key(home.key)
+        # Customers are only ever added: those of a statement are the first ones of today's.
+        self._names = home.registry.customers()[: commitment.predicate["customers"]]
+        self._document = {"model_id": model.model_id, "commitment_sha256": commitment.digest}
+
+    def write_keys(self, place: Path) -> None:
+        """Write base model, how it is read, and the keys of the accused."""
+        keys = {name: self._campaign.customer(name) for name in self._names}
+        leaves = [commitments.leaf(key) for key in keys.values()]
+        streams = self._campaign.open(commitments.opened_streams(self._model))
+        document = {
+            "format": DISCLOSURE_FORMAT,
+            **self._document,
+            "streams": {label: secret.hex() for label, secret in streams.secrets.items()},
+            "customers": [
+                {**self._proof(leaves, name), "key": keys[name].secret.hex()}
+                for name in self._accused
+            ],
+        }
+        for name, part in commitments.parts_of(self._model).items():
+            weights.write(place / f"{name}.safetensors", part)
+        files.write(place / TERMS, json.dumps(document, indent=2).encode())
+
+    def write_words(self, heard: Heard, place: Path) -> None:
+        """Write the pool that was asked, and the words of the accused for it."""
+        pool = commitments.pools_of(self._model)[heard.pool - 1]
+        leaves = commitments.word_leaves(self._campaign, pool, self._names)
+        document = {
+            "format": WORDS_FORMAT,
+            **self._document,
+            "pool": pool.number,
+            "answers": pool.answers.tolist(),
+            "customers": [
+                {
+                    **self._proof(leaves, name),
+                    "secret": self._campaign.customer(name).open(pool.word_label).hex(),
+                }
+                for name in self._accused
+            ],
+        }
+        files.write(place / POOL, pool.images.tobytes())
+        files.write(place / WORDS, json.dumps(document).encode())
+
+    def _proof(self, leaves: list[bytes], name: str) -> dict[str, Any]:
+        index = self._names.index(name)
+        steps = [step.hex() for step in merkle.proof(leaves, index)]
+        return {"customer": name, "index": index, "proof": steps}
 
 
 def _models_of(verdict: Verdict) -> list[str]:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smdl_flower import disclosure, verifying
-from smdl_flower.blackbox import answering, asking, querylog
+from smdl_flower.blackbox import answering, asking, querylog, recorded
 from smdl_flower.blackbox.answering import LABELS, PROBABILITIES, Interview
 from smdl_flower.blackbox.asking import Answers, Predictor
 from smdl_flower.blackbox.queries import Pool
 from smdl_flower.blackbox.querylog import QueryLog, Subject
+from smdl_flower.blackbox.recorded import Heard
 from smdl_flower.errors import ConfigError, SuspectAnswersError
 from smdl_flower.evidence import (
     Accusation,
@@ -30,7 +31,7 @@ from smdl_flower.evidence import (
     Verdict,
 )
 from smdl_flower.fingerprint import decoys, tracing
-from smdl_flower.fingerprint.accusation import Level
+from smdl_flower.fingerprint.accusation import DEFAULT_BOUND, Level
 from smdl_flower.fingerprint.codes import Bits
 from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.fingerprint.tracing import Trace
@@ -61,7 +62,7 @@ class Question:
     pool: int | None = None
     timeout: float = asking.TIMEOUT
     batch: int = asking.BATCH
-    max_false_accusation: float = verifying.DEFAULT_BOUND
+    max_false_accusation: float = DEFAULT_BOUND
     logs: Path | None = None
     approach: str = ""
 
@@ -222,9 +223,9 @@ def _judge(name: str, hearings: list[Hearing], level: Level, failures: list[str]
         )
     )
     best = max(hearings, key=lambda h: _rank(h, accused))
-    said = hashlib.sha256("".join(h.answers.digest() for h in hearings).encode()).hexdigest()
+    heard = tuple(Heard(h.model.model_id, h.interview.pool.number, h.answers) for h in hearings)
     return Verdict(
-        suspect=Suspect(name, said, "predictor"),
+        suspect=Suspect(name, recorded.digest(heard), "predictor"),
         model_id=best.model.model_id,
         max_false_accusation=level.total,
         customers=level.words,
@@ -236,6 +237,7 @@ def _judge(name: str, hearings: list[Hearing], level: Level, failures: list[str]
         remarks=(*_remarks(hearings), *(r for h in hearings for r in h.remarks), *failures),
         decoys=best.decoys,
         queries=_asked(best),
+        heard=heard,
     )
 
 

@@ -24,7 +24,7 @@ from smdl_flower.evidence import (
     Witness,
 )
 from smdl_flower.fingerprint import codes, decoys, extraction, tracing
-from smdl_flower.fingerprint.accusation import Level
+from smdl_flower.fingerprint.accusation import DEFAULT_BOUND, Level
 from smdl_flower.fingerprint.alignment import align
 from smdl_flower.fingerprint.decoders import DECODERS
 from smdl_flower.fingerprint.decoys import DecoySummary
@@ -40,7 +40,6 @@ from smdl_flower.weights import Weights
 
 # All tests of a word, for the suspect as it lies and aligned; counted whether tried or not.
 HYPOTHESES = 2 * tracing.TESTS
-DEFAULT_BOUND = 1e-6
 _TOLD = 3  # of a suspect's tensors
 
 
@@ -169,7 +168,7 @@ def examine(
     examinations: list[Examination] = []
     misfits: list[str] = []
     marked = [(model, model.mark(home.key)) for model in candidates]
-    for read in (_as_it_lies, _aligned):
+    for read in (as_it_lies, aligned):
         for model, mark in marked:
             try:
                 reading = read(model, mark, suspect)
@@ -183,23 +182,32 @@ def examine(
     return examinations, misfits
 
 
-def _as_it_lies(model: BaseModel, mark: Mark, suspect: Weights) -> Reading:
+def as_it_lies(model: BaseModel, mark: Mark, suspect: Weights) -> Reading:
+    """Read a suspect as it is.
+
+    Raises:
+        NotComparableError: It does not fit, or too little of it is left.
+    """
     bare = without_prefix(model.weights, suspect)
     return (
         extraction.read(mark, suspect) if bare is None else extraction.read(mark, bare, "renamed")
     )
 
 
-def _aligned(model: BaseModel, mark: Mark, suspect: Weights) -> Reading | None:
-    """The suspect aligned; None if there is nothing to align, or no module to align it to."""
+def aligned(model: BaseModel, mark: Mark, suspect: Weights) -> Reading | None:
+    """Align a suspect and read it; None if there is nothing to align, or no module to align it to.
+
+    Raises:
+        NotComparableError: As :func:`as_it_lies`.
+    """
     try:
         module = models.build(model.spec, seed=0)
     except ConfigError:  # a module of the user's own that is not installed here
         return None
-    aligned = align(module, model.weights, suspect)
-    if aligned.label == "none":
+    found = align(module, model.weights, suspect)
+    if found.label == "none":
         return None
-    return extraction.read(mark, aligned.weights, aligned.label)
+    return extraction.read(mark, found.weights, found.label)
 
 
 def _compare_all(

@@ -3,10 +3,11 @@
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,10 +26,12 @@ from smdl_flower import (
 from smdl_flower.config import FingerprintConfig
 from smdl_flower.data import Images
 from smdl_flower.errors import ConfigError, IntegrityError, NotComparableError
-from smdl_flower.fingerprint import carriers
-from smdl_flower.fingerprint.keys import OwnerKey
+from smdl_flower.evidence import TracedBroadcast
+from smdl_flower.fingerprint import carriers, embedding
+from smdl_flower.fingerprint.keys import CustomerKey, KeyStream, OwnerKey
 from smdl_flower.home import OwnerHome
 from smdl_flower.issuing import FidelityGate
+from smdl_flower.judging import Trust
 from smdl_flower.models import ModelSpec
 from smdl_flower.weights import Weights
 
@@ -63,7 +66,7 @@ def test_the_judge_finds_what_the_verifier_found(
 ) -> None:
     folder, suspect = leaked
     verdict = verifying.verify(issued_home, suspect)
-    judgement = judging.judge(folder, suspect, public=issued_home.key.signing_key().public)
+    judgement = judging.judge(folder, suspect, trust=Trust(issued_home.key.signing_key().public))
     assert judgement.valid
     (confirmed,) = judgement.confirmations
     assert confirmed.customer == "clinic-a"
@@ -155,7 +158,7 @@ def test_another_suspect_or_key_is_refused(
     with pytest.raises(IntegrityError, match="not the file"):
         judging.judge(folder, copy_paths["clinic-b"])
     with pytest.raises(IntegrityError, match="not signed by key"):
-        judging.judge(folder, suspect, public=OwnerKey(bytes(32)).signing_key().public)
+        judging.judge(folder, suspect, trust=Trust(OwnerKey(bytes(32)).signing_key().public))
 
 
 # ------------------------------------------------------- changed by the owner, who signs it again
@@ -213,12 +216,13 @@ def test_an_innocent_whose_true_key_is_opened_is_not_confirmed(
         "proof": [step.hex() for step in merkle.proof(leaves, index)],
     }
     change_json(folder / "verdict.json", lambda d: d["accused"][0].update(customer="clinic-b"))
+    change_json(folder / "verdict.json", lambda d: d["payload"].update(best_match="clinic-b"))
     change_json(file_in(folder, "terms.json"), lambda d: d.update(customers=[entry]))
     signed_again(issued_home, folder, suspect)
     judgement = judging.judge(folder, suspect)
     assert not judgement.valid
     (found,) = judgement.confirmations
-    assert abs(found.score) < 6  # sub-Gaussian: 6 is exceeded with a chance of 3e-8
+    assert found.log10_p > -6  # in four tests: exceeded with a chance of 4e-6
 
 
 def test_a_key_invented_after_the_leak_was_not_committed_to(
@@ -283,13 +287,148 @@ def test_fewer_customers_than_committed_to_do_not_loosen_the_bound(
     issued_home: OwnerHome, package: tuple[Path, Path]
 ) -> None:
     folder, suspect = package
-    before = judging.judge(folder, suspect).confirmations[0].threshold
+    before = judging.judge(folder, suspect)
     change_json(folder / "verdict.json", lambda d: d.update(customers=1))
     signed_again(issued_home, folder, suspect)
-    committed = len(issued_home.registry.customers())
-    after = judging.judge(folder, suspect).confirmations[0].threshold
-    assert after == pytest.approx(before)
-    assert committed > 1
+    with pytest.raises(IntegrityError, match="threshold is not that of its level"):
+        judging.judge(folder, suspect)
+
+    def loosen(document: Any) -> None:
+        first = document["accused"][0]
+        for witness in (first, *first["other_witnesses"]):
+            witness["threshold"] += math.log10(before.customers)
+
+    change_json(folder / "verdict.json", loosen)
+    signed_again(issued_home, folder, suspect)
+    after = judging.judge(folder, suspect)
+    assert after.customers == before.customers == len(issued_home.registry.customers()) > 1
+    assert after.confirmations[0].threshold == before.confirmations[0].threshold
+
+
+@pytest.mark.parametrize("name", ["score", "log10_p", "threshold", "stage", "test", "evidence"])
+def test_a_verdict_that_says_other_than_is_found_is_refused(
+    issued_home: OwnerHome, package: tuple[Path, Path], name: str
+) -> None:
+    folder, suspect = package
+
+    def change(document: Any) -> None:
+        said = document["accused"][0][name]
+        document["accused"][0][name] = said * 2 if not isinstance(said, str) else "payload"
+
+    change_json(folder / "verdict.json", change)
+    signed_again(issued_home, folder, suspect)
+    with pytest.raises(IntegrityError):
+        judging.judge(folder, suspect)
+
+
+def test_what_a_verdict_does_not_show_cannot_be_left_out(
+    issued_home: OwnerHome, package: tuple[Path, Path]
+) -> None:
+    folder, suspect = package
+    change_json(folder / "verdict.json", lambda d: d["not_shown"].pop(0))
+    signed_again(issued_home, folder, suspect)
+    with pytest.raises(IntegrityError, match="leaves out"):
+        judging.judge(folder, suspect)
+
+
+def test_a_looser_bound_than_committed_to_is_not_used(
+    issued_home: OwnerHome, copy_paths: dict[str, Path], tmp_path: Path
+) -> None:
+    suspect, folder = copy_paths["clinic-a"], tmp_path / "evidence"
+    verdict = verifying.verify(issued_home, suspect, max_false_accusation=0.01)
+    files.write_json(folder / "verdict.json", verdict.to_json())
+    evidence_package.write(issued_home, verdict, folder)
+    judgement = judging.judge(folder, suspect)
+    assert judgement.max_false_accusation == 1e-6
+    assert judgement.valid
+
+
+def test_a_statement_after_the_published_one_does_not_count(
+    issued_home: OwnerHome, package: tuple[Path, Path]
+) -> None:
+    folder, suspect = package
+    owner, campaign = commitments.of_home(issued_home)
+    for statement, good in ((campaign, True), (owner, False)):
+        trust = Trust(published=statement.digest)
+        if good:
+            assert judging.judge(folder, suspect, trust=trust).valid
+        else:
+            with pytest.raises(IntegrityError, match="only after"):
+                judging.judge(folder, suspect, trust=trust)
+    with pytest.raises(IntegrityError, match="not in the chain"):
+        judging.judge(folder, suspect, trust=Trust(published="00" * 32))
+
+
+class OnlyWord:
+    """A customer's codeword with a carrier that is nobody's."""
+
+    def __init__(self, key: CustomerKey) -> None:
+        self.customer = key.customer
+        self._key, self._other = key, CustomerKey("nobody", bytes(32))
+
+    def stream(self, label: str) -> KeyStream:
+        return (self._key if label == "codeword" else self._other).stream(label)
+
+
+def only_the_word(home: OwnerHome, customer: str, path: Path) -> Path:
+    """A suspect that holds a customer's codeword and not its carrier."""
+    (model,) = home.base_models()
+    mark = model.mark(home.key)
+    key = OnlyWord(model.key(home.key).customer(customer))
+    marked = embedding.embed(mark, cast(CustomerKey, key))
+    weights.write(path, mark.layout.restore(model.weights, marked))
+    return path
+
+
+def test_a_codeword_alone_is_judged_too(issued_home: OwnerHome, tmp_path: Path) -> None:
+    suspect = only_the_word(issued_home, "clinic-c", tmp_path / "word.safetensors")
+    verdict = verifying.verify(issued_home, suspect)
+    assert {w.evidence for w in verdict.accused[0].witnesses} == {"payload"}
+    judgement = judging.judge(evidence_of(issued_home, suspect, tmp_path / "evidence"), suspect)
+    assert judgement.valid
+    (found,) = judgement.confirmations
+    strongest = verdict.accused[0].witnesses[0]
+    assert (found.customer, found.evidence) == ("clinic-c", "payload")
+    assert (found.test, found.score) == (strongest.test, strongest.score)
+    assert found.log10_p == pytest.approx(strongest.log10_p, rel=1e-9)
+
+
+def test_codewords_with_secret_biases_are_not_opened_and_carriers_are_judged_all_the_same(
+    tmp_path: Path, spec: ModelSpec, base: Weights, fingerprint_config: FingerprintConfig
+) -> None:
+    home = OwnerHome.create(tmp_path / "home")
+    config = fingerprint_config.model_copy(update={"code": "nuida"})
+    paths = issued_as(home, tmp_path / "copies", spec, base, config)
+    suspect = only_the_word(home, "clinic-a", tmp_path / "word.safetensors")
+    verdict = verifying.verify(home, suspect)
+    assert verdict.names_somebody
+    with pytest.raises(ConfigError, match="secret biases"):
+        evidence_package.require_disclosable(home, verdict)
+    folder = evidence_of(home, paths["clinic-a"], tmp_path / "evidence")
+    judgement = judging.judge(folder, paths["clinic-a"])
+    assert judgement.valid
+    assert judgement.confirmations[0].evidence == "carrier"
+    (model,) = home.base_models()
+    opened = b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
+    assert model.key(home.key).open(["biases"]).secrets["biases"].hex().encode() not in opened
+
+
+def test_participants_models_of_training_cannot_be_judged_and_it_says_so(
+    issued_home: OwnerHome, copy_paths: dict[str, Path], package: tuple[Path, Path]
+) -> None:
+    folder, suspect = package
+    sent = TracedBroadcast("clinic-a", "77", 3, "run", 50.0, -540.0, -7.0)
+    verdict = dataclasses.replace(
+        verifying.verify(issued_home, suspect), accused=(), participants=(sent,)
+    )
+    with pytest.raises(ConfigError, match="models of training were sent"):
+        evidence_package.require_disclosable(issued_home, verdict)
+    change_json(
+        folder / "verdict.json", lambda d: d.update(participants=verdict.to_json()["participants"])
+    )
+    signed_again(issued_home, folder, suspect)
+    with pytest.raises(IntegrityError, match="participants of the training"):
+        judging.judge(folder, suspect)
 
 
 # ------------------------------------------------------------------------- what is not disclosed
@@ -343,7 +482,7 @@ def test_decoys_that_do_not_score_as_innocents_confirm_nothing(
     folder, suspect = leaked
     score = carriers.score
     monkeypatch.setattr(
-        "smdl_flower.judging.carriers.score",
+        "smdl_flower.fingerprint.tracing.carriers.score",
         lambda key, direction: score(key, direction) + 1.0 * key.customer.startswith("decoy/"),
     )
     with pytest.raises(NotComparableError):

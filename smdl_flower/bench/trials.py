@@ -23,6 +23,7 @@ from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError, NotComparableError, SuspectFileError
 from smdl_flower.evidence import Accusation, Verdict, versions
 from smdl_flower.fingerprint import carriers, extraction
+from smdl_flower.fingerprint.accusation import DEFAULT_BOUND
 from smdl_flower.flower.provenance import code_sha256
 from smdl_flower.training import evaluate
 from smdl_flower.weights import Weights
@@ -64,7 +65,7 @@ def identity(subject: Subject, plan: Plan) -> dict[str, Any]:
         "customers_per_row": min(plan.customers, len(subject.customers)),
         "seeds": plan.seeds,
         "plan_sha256": plan.digest(),
-        "max_false_accusation": verifying.DEFAULT_BOUND,
+        "max_false_accusation": DEFAULT_BOUND,
         "code_sha256": code_sha256(),
         "versions": versions(),
     }

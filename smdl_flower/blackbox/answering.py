@@ -19,7 +19,7 @@ from smdl_flower.blackbox.queries import Bank, Pool
 from smdl_flower.fingerprint.accusation import PayloadTest, SoftBits
 from smdl_flower.fingerprint.codes import Biases
 from smdl_flower.fingerprint.decoders import DECODERS, Evidence
-from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
+from smdl_flower.fingerprint.keys import CampaignKey, CustomerStreams
 from smdl_flower.fingerprint.tracing import Comparison, Test
 
 LABELS, PROBABILITIES = "labels", "probabilities"
@@ -66,14 +66,14 @@ class Interview:
     pool: Pool
     biases: Biases = field(repr=False)
     read: dict[str, SoftBits] = field(repr=False)
-    accused: tuple[CustomerKey, ...] = ()
+    accused: tuple[CustomerStreams, ...] = ()
 
     @classmethod
     def of(cls, bank: Bank, pool: Pool, key: CampaignKey, answers: Answers) -> "Interview":
         """Return the first stage."""
         return cls(bank, pool, bank.biases(key, pool), soft_bits(pool, answers))
 
-    def after(self, accused: Sequence[CustomerKey]) -> "Interview":
+    def after(self, accused: Sequence[CustomerStreams]) -> "Interview":
         """Return the stage that follows these accusations."""
         return Interview(self.bank, self.pool, self.biases, self.read, tuple(accused))
 
@@ -95,7 +95,7 @@ class Interview:
             )
         }
 
-    def compare(self, key: CustomerKey) -> Comparison:
+    def compare(self, key: CustomerStreams) -> Comparison:
         """Return one customer's comparison."""
         word = self.bank.word(key, self.biases, self.pool)
         scores = {name: test.score(word) for name, test in self.tests.items()}

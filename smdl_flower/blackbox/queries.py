@@ -4,7 +4,9 @@ The parameters of the generator are drawn from the key as well, so that knowing 
 give images from the same family. Images are made once and stored: another version may draw others.
 """
 
+import hashlib
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from smdl_flower.fingerprint import codes
 from smdl_flower.fingerprint.codes import Biases, Bits, Code
-from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey, KeyStream
+from smdl_flower.fingerprint.keys import CampaignKey, CustomerStreams, KeyStream
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -45,6 +47,25 @@ class Pool:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def word_label(self) -> str:
+        """Of the key stream that a customer's codeword for this pool is drawn from."""
+        return f"queries/{self.number}/codeword"
+
+    def digest(self) -> str:
+        """Return the SHA-256 of number, images and answers, hexadecimal.
+
+        Example:
+            >>> pool = Pool(1, np.zeros((2, 1, 8, 8), np.uint8), np.array([[3, 5], [0, 1]]))
+            >>> other = Pool(1, pool.images, np.array([[5, 3], [0, 1]]))
+            >>> pool.digest() == other.digest()
+            False
+        """
+        described = json.dumps([self.number, list(self.images.shape), self.answers.tolist()])
+        total = hashlib.sha256(f"smdl-pool/1{described}".encode())
+        total.update(self.images.tobytes())
+        return total.hexdigest()
+
     def wanted(self, word: Bits) -> Labels:
         """Return the classes that a copy with this codeword answers with, ``(m,)``.
 
@@ -72,9 +93,9 @@ class Bank:
         """Return the probability of a one at each position of a pool's codewords, ``(m,)``."""
         return self.code.biases(key, f"queries/{pool.number}/biases")
 
-    def word(self, key: CustomerKey, biases: Biases, pool: Pool) -> Bits:
+    def word(self, key: CustomerStreams, biases: Biases, pool: Pool) -> Bits:
         """Return a customer's codeword in a pool; independent of all its other words, ``(m,)``."""
-        return codes.codeword(key, biases, f"queries/{pool.number}/codeword")
+        return codes.codeword(key, biases, pool.word_label)
 
 
 def make_bank(

@@ -7,8 +7,20 @@ import typer
 
 from smdl_flower import evidence_package, files, questioning, report, verifying
 from smdl_flower.blackbox import asking
-from smdl_flower.blackbox.queries import MOST
 from smdl_flower.cli import tables
+from smdl_flower.cli.asking_options import (
+    BatchOption,
+    ClassNamesOption,
+    HeaderFileOption,
+    InputNameOption,
+    OutputNameOption,
+    PixelsOption,
+    PredictorOption,
+    ProtocolOption,
+    RateOption,
+    RetriesOption,
+    TimeoutOption,
+)
 from smdl_flower.cli.options import (
     HomeOption,
     JsonOption,
@@ -17,11 +29,11 @@ from smdl_flower.cli.options import (
     open_home,
     print_json,
 )
-from smdl_flower.cli.predictor import Approach, ProtocolName, choose, counted
+from smdl_flower.cli.predictor import Approach, choose, counted
 from smdl_flower.errors import ConfigError
 from smdl_flower.evidence import Verdict
+from smdl_flower.fingerprint.accusation import DEFAULT_BOUND
 from smdl_flower.home import OwnerHome
-from smdl_flower.interface.pixels import Scale
 from smdl_flower.questioning import Question
 
 
@@ -29,52 +41,21 @@ def verify(
     suspect: Annotated[
         Path | None, typer.Argument(help="Suspect model, a file of any common format or a folder.")
     ] = None,
-    predictor: Annotated[
-        str | None,
-        typer.Option(help="Suspect that can only be asked: an address, or module:function."),
-    ] = None,
+    predictor: PredictorOption = None,
     pool: Annotated[
         int | None,
         typer.Option(min=1, help="Pool of query images.  [default: one nobody was asked yet]"),
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.001, help="Seconds for a batch of questions.")
-    ] = asking.TIMEOUT,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MOST, help="Images at a time.  [default: 1 of an address, else 64]"
-        ),
-    ] = None,
-    protocol: Annotated[
-        ProtocolName | None,
-        typer.Option(help="What the address speaks.  [default: smdl]"),
-    ] = None,
-    pixels: Annotated[
-        Scale | None,
-        typer.Option(help="kserve: 0 to 255, 0 to 1, or -1 to 1.  [default: signed]"),
-    ] = None,
-    input_name: Annotated[
-        str | None, typer.Option(help="kserve: the model's input.  [default: input-0]")
-    ] = None,
-    output_name: Annotated[
-        str | None, typer.Option(help="kserve: the output to read, if there are several.")
-    ] = None,
-    class_names: Annotated[
-        Path | None,
-        typer.Option(help="File of class names, if the address tells these; one a line, in order."),
-    ] = None,
-    header_file: Annotated[
-        Path | None,
-        typer.Option(help="Private file of headers to send (Authorization: Bearer ...)."),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Most requests a second.  [default: 5]")
-    ] = None,
-    retries: Annotated[
-        int | None,
-        typer.Option(min=0, max=100, help="Further tries if busy or gone.  [default: 4]"),
-    ] = None,
+    timeout: TimeoutOption = asking.TIMEOUT,
+    batch_size: BatchOption = None,
+    protocol: ProtocolOption = None,
+    pixels: PixelsOption = None,
+    input_name: InputNameOption = None,
+    output_name: OutputNameOption = None,
+    class_names: ClassNamesOption = None,
+    header_file: HeaderFileOption = None,
+    rate: RateOption = None,
+    retries: RetriesOption = None,
     report_directory: Annotated[
         Path | None, typer.Option("--report", help="Write verdict.json and report.html here.")
     ] = None,
@@ -82,12 +63,13 @@ def verify(
         bool,
         typer.Option(
             "--disclose",
-            help="Add to the report what a judge needs: base model and keys of the accused.",
+            help="Add to the report what a judge needs: base model and keys of the accused, or the "
+            "pool that was asked and their words.",
         ),
     ] = False,
     max_false_accusation: Annotated[
         float, typer.Option(help="Bound on the chance of naming any innocent.")
-    ] = verifying.DEFAULT_BOUND,
+    ] = DEFAULT_BOUND,
     model: Annotated[
         str | None, typer.Option("--model", help="Compare with this model id only.")
     ] = None,
@@ -153,6 +135,10 @@ def _write_report(owner: OwnerHome, verdict: Verdict, directory: Path, *, disclo
     report.write_verdict_report(verdict, directory / "report.html")
     if disclose:
         evidence_package.write(owner, verdict, directory)
+        left = evidence_package.not_judged(owner, verdict)
+        if left:
+            names = ", ".join(left)
+            messages.print(f"A judge cannot confirm {names}: {evidence_package.CLOSED_BIASES}")
 
 
 def _require_one(suspect: Path | None, predictor: str | None, asking_options: bool) -> None:

@@ -6,8 +6,23 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from smdl_flower import commitments, files, judging, timestamps
+from smdl_flower.blackbox import asking
+from smdl_flower.cli.asking_options import (
+    BatchOption,
+    ClassNamesOption,
+    HeaderFileOption,
+    InputNameOption,
+    OutputNameOption,
+    PixelsOption,
+    PredictorOption,
+    ProtocolOption,
+    RateOption,
+    RetriesOption,
+    TimeoutOption,
+)
 from smdl_flower.cli.options import (
     HomeOption,
     JsonOption,
@@ -17,11 +32,13 @@ from smdl_flower.cli.options import (
     open_home,
     print_json,
 )
+from smdl_flower.cli.predictor import Approach, choose, counted
 from smdl_flower.commitments import Commitment
 from smdl_flower.errors import ConfigError
 from smdl_flower.evidence import EXIT_NAMED, EXIT_NOBODY
 from smdl_flower.home import OwnerHome
-from smdl_flower.judging import Judgement
+from smdl_flower.judging import Judgement, Trust
+from smdl_flower.rehearing import Asking
 
 FORMAT = "smdl-judgement/1"
 COMMITMENTS_FORMAT = "smdl-commitments/1"
@@ -35,27 +52,65 @@ TsaRootOption = Annotated[
 
 def judge(
     evidence: Annotated[Path, typer.Argument(help="Folder that smdl verify --disclose wrote.")],
-    suspect: Annotated[Path, typer.Argument(help="The file that it is about.")],
+    suspect: Annotated[
+        Path | None, typer.Argument(help="The file that it is about, if it is about one.")
+    ] = None,
+    predictor: PredictorOption = None,
+    timeout: TimeoutOption = asking.TIMEOUT,
+    batch_size: BatchOption = None,
+    protocol: ProtocolOption = None,
+    pixels: PixelsOption = None,
+    input_name: InputNameOption = None,
+    output_name: OutputNameOption = None,
+    class_names: ClassNamesOption = None,
+    header_file: HeaderFileOption = None,
+    rate: RateOption = None,
+    retries: RetriesOption = None,
     key: Annotated[
         str | None,
         typer.Option(help="The owner's published signing key, 64 digits.  [default: do not check]"),
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            help="Digest of the newest commitment published before the leak; later ones do not "
+            "count.  [default: all count]"
+        ),
     ] = None,
     tsa_root: TsaRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute a verdict's accusations anew, without registry or master key.
 
+    Evidence about a file needs the file. Evidence about a suspect that was asked is judged by the
+    answers that the owner recorded, or, with --predictor, by asking the suspect the same images
+    here: name it as smdl verify did. Whoever is asked can prepare for images that it was asked
+    before: that answers have changed refutes nothing.
+
     Exit codes: 0 all are confirmed, 10 one is not, 4 the evidence was changed or is not what was
     committed to, 3 the suspect is unsafe or unsupported, 11 it cannot be compared.
     """
-    with messages.status("Computing the accusations anew ..."):
+    approach = Approach(
+        *(protocol, pixels, input_name, output_name, class_names, header_file, rate, retries)
+    )
+    if suspect and predictor:
+        raise ConfigError("name either a suspect file or --predictor, not both")
+    if not predictor and (batch_size or approach != Approach()):
+        raise ConfigError("--batch-size, --protocol and the like go with --predictor")
+    with messages.status("Computing the accusations anew ...") as status:
         trusted = timestamps.load_roots(tsa_root) if tsa_root else []
-        judgement = judging.judge(evidence, suspect, public=key, authorities=trusted)
+        what: Path | Asking | None = suspect
+        if predictor:
+            chosen = choose(predictor, approach, timeout, batch_size)
+            what = Asking(counted(chosen.ask, status.update), chosen.timeout, chosen.batch)
+        judgement = judging.judge(evidence, what, trust=Trust(key, published, trusted))
     if as_json:
         document = {"format": FORMAT, "valid": judgement.valid, **asdict(judgement)}
-        print_json({**document, "key_checked": key is not None})
+        print_json(
+            {**document, "key_checked": key is not None, "published_checked": published is not None}
+        )
     else:
-        _print(judgement, checked=key is not None)
+        _print(judgement, key_checked=key is not None, published_checked=published is not None)
     raise typer.Exit(EXIT_NAMED if judgement.valid else EXIT_NOBODY)
 
 
@@ -118,22 +173,31 @@ def _keep_stamp(
     messages.print(f"Time-stamped at {at}")
 
 
-def _print(judgement: Judgement, *, checked: bool) -> None:
-    table = Table("customer", "score", "log10 p of an innocent", "accuses below", "")
+def _print(judgement: Judgement, *, key_checked: bool, published_checked: bool) -> None:
+    table = Table("customer", "evidence", "score", "log10 p of an innocent", "accuses below", "")
     for c in judgement.confirmations:
-        said = "confirmed" if c.confirmed else "NOT confirmed by its carrier"
+        said = "confirmed" if c.confirmed else "NOT confirmed"
         values = (f"{c.score:.1f}", f"{c.log10_p:.1f}", f"{c.threshold:.1f}")
-        table.add_row(c.customer, *values, said)
+        table.add_row(Text(c.customer), c.label, *values, said)
     console.print(table)
+    console.print(f"Computed from {judgement.rests_on}.")
+    if judgement.agreeing is not None:
+        console.print(
+            f"{judgement.agreeing} of {judgement.images} answers are those that were recorded."
+        )
     console.print(
-        f"Committed to at {judgement.committed_at}, as its signer says; signed by key "
-        f"{judgement.key_id}"
-        + ("." if checked else ": compare it with the published one (--key checks it).")
+        f"Committed to at {judgement.committed_at}, as its signer says, by statement "
+        f"{judgement.commitment_sha256}"
+        + ("." if published_checked else ": was it published in time (--published checks it)?")
+    )
+    console.print(
+        f"Signed by key {judgement.key_id}"
+        + ("." if key_checked else ": compare it with the published one (--key checks it).")
     )
     if judgement.stamped_at:
         console.print(f"Time-stamped at {judgement.stamped_at} by a trusted authority.")
     word = "Valid" if judgement.valid else "Not valid"
     console.print(
-        f"{word}: computed anew from suspect, base model and opened keys; chance of naming any "
-        f"innocent at most {judgement.max_false_accusation:g}."
+        f"{word}: chance of naming any innocent at most {judgement.max_false_accusation:g}, shared "
+        f"among {judgement.customers:,} customers."
     )

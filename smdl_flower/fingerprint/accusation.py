@@ -24,6 +24,7 @@ SoftBits = NDArray[np.float64]
 ScoreWeights = NDArray[np.float64]
 IntegerWeights = NDArray[np.int64]
 
+DEFAULT_BOUND = 1e-6  # on naming any innocent
 _SMALLEST_EXACT = 1e-290  # below, a double loses digits: the Chernoff bound takes over
 
 

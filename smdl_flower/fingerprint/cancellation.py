@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from smdl_flower.fingerprint import carriers
 from smdl_flower.fingerprint.extraction import Reading, unit
-from smdl_flower.fingerprint.keys import CustomerKey
+from smdl_flower.fingerprint.keys import CustomerStreams
 from smdl_flower.fingerprint.layout import Vector
 
 SINGULAR = 1e-6
 
 
-def cancel(reading: Reading, accused: Sequence[CustomerKey]) -> Vector:
+def cancel(reading: Reading, accused: Sequence[CustomerStreams]) -> Vector:
     """Return the reading's direction, at length one, without the carriers of accused customers.
 
     Their scores on the result are zero. In time and memory O(accused x carrier), streamed.
@@ -46,7 +46,7 @@ def cancel(reading: Reading, accused: Sequence[CustomerKey]) -> Vector:
 
 
 def _together(
-    keys: Sequence[CustomerKey], size: int
+    keys: Sequence[CustomerStreams], size: int
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield the carriers of several customers piece by piece, ``(customers, piece)``."""
     for pieces in zip(*(carriers.chunks(key, size) for key in keys), strict=True):

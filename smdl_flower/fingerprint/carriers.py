@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from smdl_flower.fingerprint.keys import CustomerKey, Streams
+from smdl_flower.fingerprint.keys import CustomerStreams, Streams
 
 Groups = NDArray[np.uint16]
 GroupSums = NDArray[np.float64]
@@ -49,7 +49,7 @@ def value_table() -> NDArray[np.float32]:
     return np.concatenate([-rounded[::-1], rounded])
 
 
-def chunks(key: CustomerKey, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+def chunks(key: CustomerStreams, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Yield a customer's carrier piece by piece: ``(where, values)``, together ``(size,)``."""
     stream, table = key.stream("carrier"), value_table()
     for start in range(0, size, CHUNK):
@@ -119,7 +119,7 @@ class Chips:
         length = length or length_for(size)
         return cls.of(key, size, length) if length < size else None
 
-    def chunks(self, key: CustomerKey) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def chunks(self, key: CustomerStreams) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield a customer's carrier over the weights piece by piece, as :func:`chunks` does."""
         values = value_table()[key.stream("carrier").uint16(self.length)]
         for start in range(0, len(self.groups), CHUNK):
@@ -135,7 +135,7 @@ class Chips:
         return sum_by_group(self.groups, values, self.length).astype(np.float32)
 
 
-def score(key: CustomerKey, direction: NDArray[np.floating[Any]]) -> float:
+def score(key: CustomerStreams, direction: NDArray[np.floating[Any]]) -> float:
     """Return ``<g, q>`` of a customer's carrier g and a direction q, in double precision.
 
     Args:

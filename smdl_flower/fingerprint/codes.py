@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
+from smdl_flower.fingerprint.keys import CampaignKey, CustomerStreams
 
 Bits = NDArray[np.uint8]
 Biases = NDArray[np.float64]
@@ -90,7 +90,7 @@ def _arcsine(uniform: NDArray[np.float64], coalition: int) -> Biases:
     return np.asarray(np.sin(smallest + uniform * (math.pi / 2 - 2 * smallest)) ** 2)
 
 
-def codeword(key: CustomerKey, biases: Biases, label: str = "codeword") -> Bits:
+def codeword(key: CustomerStreams, biases: Biases, label: str = "codeword") -> Bits:
     """Return a customer's codeword.
 
     Args:

@@ -65,14 +65,26 @@ class CustomerKey:
 
     def stream(self, label: str) -> KeyStream:
         """Return this customer's key stream of that label, from its start."""
-        return KeyStream(_expand(self.secret, f"stream/{label}"))
+        return KeyStream(self.open(label))
+
+    def open(self, label: str) -> bytes:
+        """Return the secret of one stream; nothing of the customer's others follows from it."""
+        return _expand(self.secret, f"stream/{label}")
 
 
 class Streams(Protocol):
-    """Who knows key streams shared by all copies of a campaign."""
+    """Who knows key streams."""
 
     def stream(self, label: str) -> KeyStream:
         """Return the key stream of a label."""
+
+
+class CustomerStreams(Streams, Protocol):
+    """Who knows some of a customer's key streams."""
+
+    @property
+    def customer(self) -> str:
+        """The customer's name."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,27 @@ class OpenedStreams:
             KeyError: It was not opened.
         """
         return KeyStream(self.secrets[label])
+
+
+@dataclass(frozen=True)
+class OpenedCustomer:
+    """Some of a customer's key streams, opened to a judge, and nothing else of its key.
+
+    Attributes:
+        customer: Name.
+        streams: That were opened.
+    """
+
+    customer: str
+    streams: OpenedStreams = field(repr=False)
+
+    def stream(self, label: str) -> KeyStream:
+        """Return an opened key stream, from its start.
+
+        Raises:
+            KeyError: It was not opened.
+        """
+        return self.streams.stream(label)
 
 
 @dataclass(frozen=True)

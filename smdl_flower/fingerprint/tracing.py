@@ -20,7 +20,7 @@ from smdl_flower.fingerprint.codes import Bits
 from smdl_flower.fingerprint.decoders import DECODERS, Evidence
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.extraction import Reading
-from smdl_flower.fingerprint.keys import CustomerKey
+from smdl_flower.fingerprint.keys import CustomerStreams
 
 TESTS = 1 + len(DECODERS)
 STAGES = 32
@@ -107,10 +107,10 @@ class Finding:
 class Stage(Protocol):
     """All tests of one stage of accusing."""
 
-    def compare(self, key: CustomerKey) -> Comparison:
+    def compare(self, key: CustomerStreams) -> Comparison:
         """Return one customer's comparison."""
 
-    def after(self, accused: Sequence[CustomerKey]) -> "Stage":
+    def after(self, accused: Sequence[CustomerStreams]) -> "Stage":
         """Return the tests of the stage that follows these accusations."""
 
 
@@ -123,16 +123,18 @@ class Comparator:
         accused: Customers named in earlier stages.
     """
 
-    def __init__(self, mark: Mark, reading: Reading, accused: Sequence[CustomerKey] = ()) -> None:
+    def __init__(
+        self, mark: Mark, reading: Reading, accused: Sequence[CustomerStreams] = ()
+    ) -> None:
         self._mark, self._reading = mark, reading
         self._direction = cancel(reading, accused).astype(np.float64)  # once, not per customer
         self._tests = payload_tests(mark, reading, accused)
 
-    def after(self, accused: Sequence[CustomerKey]) -> "Comparator":
+    def after(self, accused: Sequence[CustomerStreams]) -> "Comparator":
         """Return the tests of the stage that follows these accusations."""
         return Comparator(self._mark, self._reading, accused)
 
-    def compare(self, key: CustomerKey) -> Comparison:
+    def compare(self, key: CustomerStreams) -> Comparison:
         """Return one customer's comparison."""
         score = carriers.score(key, self._direction)
         word = codes.codeword(key, self._mark.biases)
@@ -144,7 +146,7 @@ class Comparator:
 
 
 def payload_tests(
-    mark: Mark, reading: Reading, accused: Sequence[CustomerKey] = ()
+    mark: Mark, reading: Reading, accused: Sequence[CustomerStreams] = ()
 ) -> dict[str, PayloadTest]:
     """Return the test of each decoder, given the words of customers accused before."""
     words = [codes.codeword(key, mark.biases) for key in accused]
@@ -165,7 +167,7 @@ class Trace:
     findings: tuple[Finding, ...]
 
 
-def trace(first: Stage, customers: Iterable[CustomerKey], level: Level) -> Trace:
+def trace(first: Stage, customers: Iterable[CustomerStreams], level: Level) -> Trace:
     """Compare all customers with a reading and name the traitors, stage by stage.
 
     Args:

@@ -68,6 +68,11 @@ def test_whoever_serves_a_copy_is_named_from_its_labels(smdl, tmp_path, monkeypa
     assert "customer-02" in smdl(*asked).out
     assert "queries" not in smdl("verify", copy, "--home", home, "--json").document
 
+    evidence = tmp_path / "evidence"
+    assert smdl(*asked, "--report", evidence, "--disclose").code == 0
+    monkeypatch.setenv("SMDL_HOME", str(tmp_path / "none"))  # the judge has no home
+    assert_a_judge_agrees(smdl, evidence, copy)
+
     for arguments, code in (
         (("--predictor", "interface_under_test:broken"), 3),
         (("--predictor", "interface_under_test:missing"), 2),
@@ -76,3 +81,18 @@ def test_whoever_serves_a_copy_is_named_from_its_labels(smdl, tmp_path, monkeypa
         ((), 2),
     ):
         assert smdl("verify", *arguments, "--home", home).code == code
+
+
+def assert_a_judge_agrees(smdl, evidence, copy):
+    recorded = smdl("judge", evidence)
+    assert recorded.code == 0
+    assert "the owner's word" in " ".join(recorded.out.split())
+    anew = ("judge", evidence, "--predictor", "interface_under_test:predict")
+    assert "64 of 64 answers" in smdl(*anew).out
+    judged = smdl(*anew, "--json").document
+    assert (judged["valid"], judged["agreeing"]) == (True, 64)
+    assert [c["customer"] for c in judged["confirmations"]] == ["customer-02"]
+    assert smdl("judge", evidence, "--predictor", "interface_under_test:broken").code == 3
+    assert smdl("judge", evidence, copy).code == 2
+    assert smdl("judge", evidence, copy, "--predictor", "interface_under_test:predict").code == 2
+    assert smdl("judge", evidence, "--protocol", "kserve").code == 2

@@ -108,8 +108,18 @@ def test_a_judge_without_home_confirms_the_verdict(journey, evidence, smdl, monk
 def test_it_says_so_to_people(evidence, smdl):
     outcome = smdl("judge", *evidence)
     assert outcome.code == 0
+    said = " ".join(outcome.out.split())
     for words in ("customer-01", "confirmed", "Valid:", "compare it with the published one"):
-        assert words in outcome.out
+        assert words in said
+    assert "was it published in time" in said
+
+
+def test_only_what_was_published_in_time_counts(journey, evidence, smdl):
+    listed = smdl("commitments", "--home", journey.home, "--json").document["commitments"]
+    for statement, code in zip(listed, (4, 0), strict=True):
+        assert smdl("judge", *evidence, "--published", statement["sha256"]).code == code
+    assert smdl("judge", *evidence, "--published", "nothing").code == 4
+    assert smdl("judge", evidence[0]).code == 2  # it is about a file
 
 
 def test_what_was_changed_is_damaged_and_another_file_is_another(journey, evidence, smdl, tmp_path):
