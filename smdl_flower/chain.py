@@ -6,12 +6,16 @@ authenticated too. So an entry that was changed, inserted, reordered or removed 
 before any verdict rests on it. (Restoring database *and* head file from an old backup is not;
 publish commitments against that.)
 
+An entry of kind ``rotation`` names a new master key; what follows is authenticated under that one.
+
 Any SQLAlchemy URL works; SQLite is the default.
 """
 
+import bisect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +26,7 @@ from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 
 FORMAT = "smdl-registry/1"
+ROTATION = "rotation"  # kind of an entry; its body names the new key by its commitment
 
 _TABLE = sql.Table(
     "smdl_registry_1",
@@ -43,7 +48,7 @@ class Chain(Generic[State]):
 
     Args:
         url: Of the database.
-        key: Of the owner.
+        keys: Of the owner, the first one first.
         head: The head file.
         empty: Makes the state of an empty log.
         apply: Takes an entry, kind and body, into a state.
@@ -54,7 +59,7 @@ class Chain(Generic[State]):
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> at = f"sqlite:///{folder}/log.db", OwnerKey(bytes(32)), folder / "log.head"
+        >>> at = f"sqlite:///{folder}/log.db", [OwnerKey(bytes(32))], folder / "log.head"
         >>> chain = Chain(*at, empty=list, apply=lambda seen, kind, body: seen.append(kind))
         >>> chain.create()
         >>> with chain.writing() as (seen, append):
@@ -66,7 +71,7 @@ class Chain(Generic[State]):
     def __init__(
         self,
         url: str | sql.URL,
-        key: OwnerKey,
+        keys: Sequence[OwnerKey],
         head: Path,
         *,
         empty: Callable[[], State],
@@ -76,7 +81,7 @@ class Chain(Generic[State]):
             self._engine = _engine(url)
         except (sql.exc.ArgumentError, ImportError) as error:
             raise ConfigError(f"registry: not a usable database URL ({error})") from None
-        self._key = key
+        self._keys = tuple(keys)
         self._head = head
         self._empty = empty
         self._apply = apply
@@ -116,6 +121,7 @@ class Chain(Generic[State]):
         """One transaction: the checked state, and a function that appends an entry to it."""
         try:
             with self._connection() as connection:
+                _one_writer(connection)
                 self._replay(connection)
 
                 def append(kind: str, body: Body) -> None:
@@ -123,8 +129,7 @@ class Chain(Generic[State]):
                     mac = self._mac(kind, text)
                     row = {"number": self._entries, "kind": kind, "body": text, "mac": mac.hex()}
                     connection.execute(_TABLE.insert().values(row))
-                    self._apply(self._state, kind, body)
-                    self._macs.append(mac)
+                    self._take(kind, body, mac)
 
                 yield self._state, append
         except BaseException:
@@ -137,6 +142,7 @@ class Chain(Generic[State]):
         """Know nothing of the log; the next call reads all of it."""
         self._state = self._empty()
         self._macs = [_FIRST_MAC]
+        self._rotations: list[int] = []  # numbers of those entries
 
     @property
     def _entries(self) -> int:
@@ -154,6 +160,7 @@ class Chain(Generic[State]):
             raise IntegrityError(f"registry: cannot be used ({reason})") from None
 
     def _replay(self, connection: sql.Connection) -> None:
+        head = self._read_head()  # before the log: other processes add to that, then to the head
         added = _TABLE.select().where(_TABLE.c.number >= self._entries).order_by(_TABLE.c.number)
         for row in connection.execute(added):
             expected = self._mac(row.kind, row.body)
@@ -162,43 +169,82 @@ class Chain(Generic[State]):
                     f"registry: entry {row.number} was changed, moved or follows a removed one; "
                     "restore the registry from a backup"
                 )
-            self._apply(self._state, row.kind, json.loads(row.body))
-            self._macs.append(expected)
-        entries, mac = self._read_head()
-        if entries > self._entries:
+            self._take(row.kind, json.loads(row.body), expected)
+        self._check_head(head)
+
+    def _take(self, kind: str, body: Body, mac: bytes) -> None:
+        """Let an authentic entry be the newest."""
+        if kind == ROTATION:
+            self._require_next_key(body)
+            self._rotations.append(self._entries)
+        self._apply(self._state, kind, body)
+        self._macs.append(mac)
+
+    def _require_next_key(self, body: Body) -> None:
+        number = len(self._rotations) + 1
+        if number >= len(self._keys):
             raise IntegrityError(
-                f"registry: {self._entries} entries, {entries} were written; restore it"
+                "registry: continues under a newer master key than master.key was opened with; "
+                "start again, or restore master.key"
             )
-        if mac != self._macs[entries].hex():
-            raise IntegrityError("registry: does not belong to the head file beside the key")
+        if body["commitment"] != self._keys[number].commitment():
+            raise IntegrityError("registry: continues under a master key that is not this owner's")
+
+    def _key_after(self, entries: int) -> OwnerKey:
+        """The key of a log's next entry, and of its head; of the last one known at most."""
+        return self._keys[bisect.bisect_left(self._rotations, entries)]
 
     def _mac(self, kind: str, body: str) -> bytes:
         """HMAC of the next entry."""
         message = self._macs[-1] + json.dumps([FORMAT, self._entries, kind, body]).encode()
-        return self._key.authenticate("registry", message)
+        return self._key_after(self._entries).authenticate("registry", message)
 
     def _write_head(self) -> None:
-        # Another process may have written a newer one since our transaction ended.
-        if self._head.exists() and self._read_head()[0] >= self._entries:
+        # Another process may have written a newer one since our transaction ended. Whether that is
+        # authentic is found out by whoever reads it together with the log.
+        if self._head.exists() and self._read_head().entries >= self._entries:
             return
         last = self._macs[-1].hex()
         seal = self._seal(self._entries, last)
         document = {"format": FORMAT, "entries": self._entries, "mac": last, "seal": seal}
         files.write_json(self._head, document)
 
-    def _read_head(self) -> tuple[int, str]:
+    def _read_head(self) -> "_Head":
         try:
             document = json.loads(self._head.read_bytes())
-            entries, mac, seal = document["entries"], document["mac"], document["seal"]
-            if type(entries) is not int or entries < 0 or seal != self._seal(entries, mac):
-                raise ValueError("seal")
+            head = _Head(document["entries"], document["mac"], document["seal"])
+            if type(head.entries) is not int or head.entries < 0:
+                raise ValueError("entries")
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise IntegrityError(f"{self._head}: missing or not as written; restore it") from None
-        return entries, mac
+            raise self._bad_head() from None
+        return head
+
+    def _check_head(self, head: "_Head") -> None:
+        """Compare a head with the log, which was read after it."""
+        if head.seal != self._seal(head.entries, head.mac):
+            raise self._bad_head()
+        if head.entries > self._entries:
+            raise IntegrityError(
+                f"registry: {self._entries} entries, {head.entries} were written; restore it"
+            )
+        if head.mac != self._macs[head.entries].hex():
+            raise IntegrityError("registry: does not belong to the head file beside the key")
+
+    def _bad_head(self) -> IntegrityError:
+        return IntegrityError(f"{self._head}: missing or not as written; restore it")
 
     def _seal(self, entries: int, mac: str) -> str:
         message = json.dumps([FORMAT, entries, mac]).encode()
-        return self._key.authenticate("registry-head", message).hex()
+        return self._key_after(entries).authenticate("registry-head", message).hex()
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a head file says."""
+
+    entries: int
+    mac: str
+    seal: str
 
 
 def _engine(url: str | sql.URL) -> sql.Engine:
@@ -216,6 +262,15 @@ def _engine(url: str | sql.URL) -> sql.Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _one_writer(connection: sql.Connection) -> None:
+    """Wait until no other process continues the log; SQLite did so when the transaction began.
+
+    In other databases two that add the same number fail on the primary key: one of them does.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {_TABLE.name} IN EXCLUSIVE MODE")
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,8 @@ A chain of signed statements in ``HOME/commitments``: first the owner's own, the
 model and each list of customers that copies are made for. A statement binds to the base model, the
 mark's parameters, the secrets that a judge would be shown, and to every customer's key (the root of
 a Merkle tree), and tells none of them. Each names the digest of the one before: publish the newest,
-or have it time-stamped, and none can be put in earlier.
+or have it time-stamped, and none can be put in earlier. When the master key is changed, a statement
+signed by the old one names the new one, which signs all that follow.
 """
 
 import datetime
@@ -21,13 +22,15 @@ from smdl_flower.errors import IntegrityError
 from smdl_flower.evidence import versions
 from smdl_flower.fingerprint import carriers
 from smdl_flower.fingerprint.accusation import DEFAULT_BOUND
-from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
+from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey, OwnerKey
 from smdl_flower.fingerprint.layout import Layout
 from smdl_flower.home import OwnerHome
+from smdl_flower.signing import PUBLIC_BYTES, SigningKey, Statement
 from smdl_flower.vault import BaseModel
 
 OWNER_KIND = "urn:smdl-flower:commitment:owner:1"
 CAMPAIGN_KIND = "urn:smdl-flower:commitment:campaign:1"
+ROTATION_KIND = "urn:smdl-flower:commitment:rotation:1"
 DETECTOR = "smdl-carrier/1"  # read and compared as docs/formats.md, section 4, says
 OWNER, BASE, PROFILE, TAUGHT = "key", "base", "profile", "taught"
 FIRST = ""  # what the first statement says of the one before
@@ -39,15 +42,17 @@ class Commitment:
 
     Attributes:
         envelope: As published.
-        kind: :data:`OWNER_KIND` or :data:`CAMPAIGN_KIND`.
+        kind: :data:`OWNER_KIND`, :data:`CAMPAIGN_KIND` or :data:`ROTATION_KIND`.
         subjects: SHA-256 of what it is about.
         predicate: What it says.
+        signer: Public key, hexadecimal.
     """
 
     envelope: bytes
     kind: str
     subjects: dict[str, str]
     predicate: dict[str, Any]
+    signer: str
 
     @property
     def digest(self) -> str:
@@ -64,7 +69,7 @@ def publish(home: OwnerHome, model: BaseModel) -> Commitment:
         IntegrityError: The chain in the home is damaged.
     """
     chain = of_home(home) or [publish_owner(home)]
-    campaign = model.key(home.key)
+    campaign = home.campaign(model)
     customers = home.registry.customers()
     leaves = [leaf(campaign.customer(name)) for name in customers]
     stated = {
@@ -83,8 +88,29 @@ def publish(home: OwnerHome, model: BaseModel) -> Commitment:
 
 def publish_owner(home: OwnerHome) -> Commitment:
     """Write the first statement of a new home: the master key's commitment, and who signs."""
-    stated = {"public_key": home.key.signing_key().public}
-    return _append(home, [], OWNER_KIND, {OWNER: home.key.commitment()}, stated)
+    return _append(home, [], OWNER_KIND, *_introduced(home.keys[0]))
+
+
+def publish_rotation(home: OwnerHome) -> list[Commitment]:
+    """Write the statements, if any are missing, that lead to the home's newest key.
+
+    Returns:
+        The chain.
+    """
+    chain = of_home(home) or [publish_owner(home)]
+    for key in home.keys[len(keys_of(chain)) :]:
+        chain.append(_append(home, chain, ROTATION_KIND, *_introduced(key)))
+    return chain
+
+
+def signer(home: OwnerHome, chain: Sequence[Commitment]) -> SigningKey:
+    """Return the key that signs what follows a home's statements."""
+    return home.keys[max(len(keys_of(chain)), 1) - 1].signing_key()
+
+
+def keys_of(chain: Sequence[Commitment]) -> list[str]:
+    """Return the public keys that sign a chain, each introduced by the one before."""
+    return [c.predicate["public_key"] for c in chain if c.kind in (OWNER_KIND, ROTATION_KIND)]
 
 
 def of_home(home: OwnerHome) -> list[Commitment]:
@@ -93,9 +119,19 @@ def of_home(home: OwnerHome) -> list[Commitment]:
     Raises:
         IntegrityError: A statement is missing, altered, or in another place.
     """
+    recorded = home.registry.commitments()  # first: files are written before they are recorded
     folder = directory(home)
     envelopes = [path.read_bytes() for path in sorted(folder.glob("*.json"))]
-    return check_chain(envelopes, home.key.signing_key().public)
+    chain = check_chain(envelopes, home.keys[0].signing_key().public)
+    own = [key.signing_key().public for key in home.keys]
+    if keys_of(chain) != own[: len(keys_of(chain))]:
+        raise IntegrityError(f"{folder}: another master key signs; restore master.key")
+    if tuple(c.digest for c in chain[: len(recorded)]) != recorded:
+        raise IntegrityError(
+            f"{folder}: not the {len(recorded)} statements that the registry says were published; "
+            "restore them from a backup"
+        )
+    return chain
 
 
 def check_chain(envelopes: Sequence[bytes], public: str) -> list[Commitment]:
@@ -103,19 +139,23 @@ def check_chain(envelopes: Sequence[bytes], public: str) -> list[Commitment]:
 
     Args:
         envelopes: In their order.
-        public: Key that must have signed them.
+        public: Key that must have signed the first of them.
 
     Raises:
-        IntegrityError: One is not signed by that key, or does not follow the one before.
+        IntegrityError: One is not signed by the key in charge, or does not follow the one before.
     """
     chain: list[Commitment] = []
     for number, envelope in enumerate(envelopes):
-        kind = CAMPAIGN_KIND if number else OWNER_KIND
-        statement = signing.read(envelope, public, kind)
+        kinds = (CAMPAIGN_KIND, ROTATION_KIND) if number else (OWNER_KIND,)
+        said = signing.read(envelope, public, *kinds)
         before = chain[-1].digest if chain else FIRST
-        if statement.predicate.get("previous") != before:
+        if said.predicate.get("previous") != before:
             raise IntegrityError(f"commitment {number + 1} does not follow the one before it")
-        chain.append(Commitment(envelope, kind, statement.subjects, statement.predicate))
+        chain.append(Commitment(envelope, said.kind, said.subjects, said.predicate, public))
+        if said.kind == ROTATION_KIND:
+            public = _named_key(said)
+        elif said.kind == OWNER_KIND and _named_key(said) != public:
+            raise IntegrityError("the first commitment names another key than signs it")
     return chain
 
 
@@ -222,10 +262,29 @@ def _append(
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
-    envelope = home.key.signing_key().sign(subjects, kind, predicate)
+    key = signer(home, chain)
+    envelope = key.sign(subjects, kind, predicate)
     path = directory(home) / f"{len(chain) + 1:06d}.json"
     files.write(path, envelope, replace=False)  # two processes cannot both be next
-    return Commitment(envelope, kind, dict(subjects), predicate)
+    added = Commitment(envelope, kind, dict(subjects), predicate, key.public)
+    home.registry.record_commitments([c.digest for c in (*chain, added)])
+    return added
+
+
+def _named_key(statement: Statement) -> str:
+    """The public key that a statement brings."""
+    try:
+        text = statement.predicate["public_key"]
+        if len(bytes.fromhex(text)) != PUBLIC_BYTES or text != text.lower():
+            raise ValueError(text)
+    except (KeyError, TypeError, ValueError):
+        raise IntegrityError("a commitment brings no signing key") from None
+    return str(text)
+
+
+def _introduced(key: OwnerKey) -> tuple[dict[str, str], dict[str, Any]]:
+    """What a statement says that brings a key: subjects and predicate."""
+    return {OWNER: key.commitment()}, {"public_key": key.signing_key().public}
 
 
 def _part(predicate: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,8 @@ def write(home: OwnerHome, verdict: Verdict, folder: Path) -> None:
         files.write_json(folder / ANSWERS, recorded.document(verdict.heard))
     predicate = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     subjects = {SUSPECT: verdict.suspect.sha256, **dict(digests(folder))}
-    files.write(folder / STATEMENT, home.key.signing_key().sign(subjects, KIND, predicate))
+    signed = commitments.signer(home, chain).sign(subjects, KIND, predicate)
+    files.write(folder / STATEMENT, signed)
 
 
 def digests(folder: Path) -> Iterator[tuple[str, str]]:
@@ -148,7 +149,7 @@ class _Opening:
     ) -> None:
         assert commitment is not None  # noqa: S101 - require_disclosable
         self._model, self._accused = model, accused
-        self._campaign = model.key(home.key)
+        self._campaign = home.campaign(model)
         # Customers are only ever added: those of a statement are the first ones of today's.
         self._names = home.registry.customers()[: commitment.predicate["customers"]]
         self._document = {"model_id": model.model_id, "commitment_sha256": commitment.digest}

@@ -1,9 +1,11 @@
 """Write files so that a crash leaves the old file, the new file or none, never half of one."""
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,17 @@ def refuse_to_overwrite(path: Path) -> None:
     """
     if path.exists() or path.is_symlink():
         raise OutputExistsError(f"{path} already exists; choose another name or remove it first")
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Wait until nobody else works in this block on that directory; a crash frees it, too."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:

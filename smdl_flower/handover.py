@@ -5,7 +5,7 @@ from the master key. The model's metadata is inside the seal: the file shows its
 it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +45,19 @@ def write(
         >>> path = Path(tempfile.mkdtemp()) / "global.sealed"
         >>> key = SealingKey.generate()
         >>> write(path, {"w": np.ones((1, 2), np.float32)}, {"model": "example"}, key.public)
-        >>> read(path, key).weights["w"].tolist()
+        >>> read(path, [key]).weights["w"].tolist()
         [[1.0, 1.0]]
     """
     sealed = sealing.seal(weights.to_bytes(model, metadata), recipient, _CONTEXT)
     files.write(path, _MAGIC + recipient + sealed, replace=False)
 
 
-def read(path: Path, key: SealingKey) -> ModelFile:
+def read(path: Path, keys: Sequence[SealingKey]) -> ModelFile:
     """Read a model file that may be hostile: sealed for this owner, or not sealed at all.
+
+    Args:
+        path: Of the file.
+        keys: The owner's, the newest last: a server may not know yet that there is a newer one.
 
     Raises:
         HomeError: It is sealed for another owner.
@@ -68,10 +72,11 @@ def read(path: Path, key: SealingKey) -> ModelFile:
     recipient = content[len(_MAGIC) : start]
     if len(content) < start + sealing.OVERHEAD:
         raise SealError(f"{path}: cut off; copy it from the server once more")
-    if recipient != key.public:
+    key = next((key for key in keys if key.public == recipient), None)
+    if key is None:
         raise HomeError(
             f"{path}: sealed for {sealing.to_text(recipient)}, not for this home "
-            f"({sealing.to_text(key.public)}); open it with the other (--home)"
+            f"({sealing.to_text(keys[-1].public)}); open it with the other (--home)"
         )
     try:
         clear = key.open(content[start:], _CONTEXT)

@@ -1,4 +1,4 @@
-"""The owner's home: master key, registry and vault in one private directory."""
+"""The owner's home: master keys, registry and vault in one private directory."""
 
 import json
 from dataclasses import dataclass
@@ -8,12 +8,14 @@ import sqlalchemy
 
 from smdl_flower import files, keyfile
 from smdl_flower.errors import HomeError, IntegrityError
-from smdl_flower.fingerprint.keys import OwnerKey
+from smdl_flower.fingerprint.embedding import Mark
+from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
 from smdl_flower.registry import Registry
 from smdl_flower.vault import BaseModel, Vault
 
 FORMAT = "smdl-home/1"
 DEFAULT_HOME = Path("~/.smdl")
+KEY_FILE = "master.key"
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class OwnerHome:
 
     Attributes:
         path: Of the directory.
-        key: The master key; its ``repr`` hides it.
+        keys: The master keys, the newest last; their ``repr`` hides them.
         registry: Customers and copies.
         vault: Base models.
 
@@ -35,7 +37,7 @@ class OwnerHome:
     """
 
     path: Path
-    key: OwnerKey
+    keys: tuple[OwnerKey, ...]
     registry: Registry
     vault: Vault
 
@@ -61,10 +63,10 @@ class OwnerHome:
         key = OwnerKey.generate()
         if registry_url is None:
             files.write(path / "registry.db", b"")  # SQLite itself would make it readable by all
-        registry = Registry.create(_url(path, registry_url), key, path / "registry.head")
+        registry = Registry.create(_url(path, registry_url), [key], path / "registry.head")
         files.write_json(path / "home.json", {"format": FORMAT, "registry_url": registry_url})
-        keyfile.save(path / "master.key", key, passphrase)
-        return cls(path, key, registry, Vault(path / "vault"))
+        keyfile.save(path / KEY_FILE, [key], passphrase)
+        return cls(path, (key,), registry, Vault(path / "vault"))
 
     @classmethod
     def open(cls, path: Path, passphrase: str | None = None) -> "OwnerHome":
@@ -75,7 +77,7 @@ class OwnerHome:
             IntegrityError: Key or home file are damaged.
         """
         cls.require(path)
-        key = keyfile.load(path / "master.key", passphrase)
+        keys = keyfile.load(path / KEY_FILE, passphrase)
         try:
             document = json.loads((path / "home.json").read_bytes())
             if document["format"] != FORMAT:
@@ -83,14 +85,36 @@ class OwnerHome:
             url = _url(path, document["registry_url"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise IntegrityError(f"{path / 'home.json'}: missing or damaged; restore it") from None
-        registry = Registry(url, key, path / "registry.head")
-        return cls(path, key, registry, Vault(path / "vault"))
+        registry = Registry(url, keys, path / "registry.head")
+        return cls(path, keys, registry, Vault(path / "vault"))
 
     @staticmethod
     def require(path: Path) -> None:
         """Raise :class:`HomeError` unless ``path`` holds a home."""
-        if not (path / "master.key").is_file():
+        if not (path / KEY_FILE).is_file():
             raise HomeError(f"{path} is no owner's home; create one with: smdl init --home {path}")
+
+    @property
+    def key(self) -> OwnerKey:
+        """The master key of new base models."""
+        return self.keys[-1]
+
+    def key_of(self, model_id: str) -> OwnerKey:
+        """Return the master key that a base model belongs to; for a new one :attr:`key`."""
+        number = self.registry.key_of(model_id)
+        return self.key if number is None else self.keys[number]
+
+    def campaign(self, model: BaseModel) -> CampaignKey:
+        """Return the campaign key of a base model's copies."""
+        return model.key(self.key_of(model.model_id))
+
+    def mark(self, model: BaseModel) -> Mark:
+        """Return the mark that a base model's copies share.
+
+        Raises:
+            CapacityError: The model is too small for the code length at this strength.
+        """
+        return model.mark(self.key_of(model.model_id))
 
     def base_models(self) -> list[BaseModel]:
         """Return all base models, checked against the registry.

@@ -127,21 +127,22 @@ def open_campaign(
     if model is None:
         model = _new_model(home, spec, base, config, module)
         if model.queries and public:
-            key, seen = model.key(home.key), public.inputs()
+            key, seen = home.campaign(model), public.inputs()
             taught = teaching.directions(module, model.queries, key, seen)
             model = replace(model, taught=taught)
-        mark = model.mark(home.key)  # refuses here what is too small
-        home.registry.record_model(model.model_id, home.vault.save(model))
+        mark = home.mark(model)  # refuses here what is too small
+        newest = len(home.keys) - 1
+        home.registry.record_model(model.model_id, home.vault.save(model), newest)
     else:
         _require_same(model, spec, config)
-        mark = model.mark(home.key)
+        mark = home.mark(model)
     accuracy = None if gate.images is None else evaluate(module, gate.images).accuracy
     teacher = None
     if model.queries and public:
-        teacher = _teacher(module, model, model.key(home.key), public.inputs())
+        teacher = _teacher(module, model, home.campaign(model), public.inputs())
     imprint = None
     if config.imprint_images and gate.images:
-        imprint = Imprint.of(model.key(home.key), _shape(spec), model.code.length)
+        imprint = Imprint.of(home.campaign(model), _shape(spec), model.code.length)
     return Campaign(model, mark, accuracy, gate, teacher, imprint)
 
 
@@ -184,7 +185,7 @@ def _new_model(
         return model
     cut(module)  # refuses here what cannot be taught
     bank = make_bank(
-        model.key(home.key),
+        home.campaign(model),
         code,
         config.query_pools,
         shape,
@@ -236,7 +237,7 @@ def issue(
     for customer in customers:
         files.refuse_to_overwrite(directory / f"{customer}.safetensors")
     commitments.publish(home, campaign.model)  # before any copy is out
-    key = campaign.model.key(home.key)
+    key = home.campaign(campaign.model)
     for customer in customers:
         yield _issue_one(home, campaign, key.customer(customer), directory)
 

@@ -37,7 +37,8 @@ class Trust:
     """What a judge knows beforehand, the more the better.
 
     Attributes:
-        key: The owner's published signing key, hexadecimal. Without it the package's own is used:
+        key: A signing key that the owner published, hexadecimal, the newest or one that it took
+            over from. Without it the package's own is used:
             then compare :attr:`Judgement.key_id` with the published one.
         published: Digest of the newest commitment that is known to have been published before the
             leak. Without it a statement may be newer: then see :attr:`Judgement.committed_at`.
@@ -54,7 +55,8 @@ class Judgement:
     """The outcome.
 
     Attributes:
-        key_id: Of the key that signed everything; compare it with the published one.
+        key_id: Of the key that signed the package; compare it with the published one.
+        earlier_key_ids: Of those that it took over from, the first one first.
         suspect_sha256: Of the file that was read, or of the recorded answers.
         rests_on: What was compared: :data:`FILE`, :data:`ASKED` or :data:`RECORDED`.
         max_false_accusation: Bound on naming any innocent.
@@ -81,6 +83,7 @@ class Judgement:
     agreeing: int | None = None
     images: int | None = None
     stamped_at: str = ""
+    earlier_key_ids: tuple[str, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -156,7 +159,8 @@ def _judgement(
     level = package.level(newest, 1)
     heard = [part for part in found if isinstance(part, Reheard)] if rests_on == ASKED else []
     return Judgement(
-        key_id=signing.key_id(package.public),
+        key_id=signing.key_id(package.keys[-1]),
+        earlier_key_ids=tuple(signing.key_id(key) for key in package.keys[:-1]),
         suspect_sha256=package.suspect_sha256,
         rests_on=rests_on,
         max_false_accusation=level.total,

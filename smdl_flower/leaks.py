@@ -32,12 +32,14 @@ class SentModel:
     Attributes:
         digest: SHA-256 of the unmarked model.
         public: Names of its tensors that bear no mark.
+        key: Number of the master key that its marks are derived from.
         records: One for each run and round.
         later: Digests of the models of the next round in those runs.
     """
 
     digest: str
     public: tuple[str, ...]
+    key: int
     records: tuple[BroadcastRecord, ...]
     later: tuple[str, ...]
 
@@ -85,13 +87,13 @@ def sent_models(home: OwnerHome) -> list[SentModel]:
     of_round: dict[tuple[str, int], list[str]] = {}
     for record in records:
         of_round.setdefault((record.run, record.round), []).append(record.model_sha256)
-    sent: dict[tuple[str, tuple[str, ...]], list[BroadcastRecord]] = {}
+    sent: dict[tuple[str, tuple[str, ...], int], list[BroadcastRecord]] = {}
     for record in records:
         if record.nodes:
-            sent.setdefault((record.model_sha256, record.public), []).append(record)
+            sent.setdefault((record.model_sha256, record.public, record.key), []).append(record)
     return [
-        SentModel(digest, public, tuple(found), tuple(_later(found, of_round)))
-        for (digest, public), found in sent.items()
+        SentModel(digest, public, key, tuple(found), tuple(_later(found, of_round)))
+        for (digest, public, key), found in sent.items()
     ]
 
 
@@ -132,7 +134,7 @@ class _Opened:
         model = home.vault.load_broadcast(sent.digest)
         later = [home.vault.load_broadcast(name) for name in sent.later]
         guarded = {name: model[name] for name in model if name not in sent.public}
-        campaign = home.key.campaign(weights.digest(guarded))
+        campaign = home.keys[sent.key].campaign(weights.digest(guarded))
         mark = broadcast.mark_of(guarded, campaign, sent.records[0].carrier_length)
         return cls(sent, model, later, campaign, mark)
 

@@ -38,7 +38,8 @@ class Package:
 
     Attributes:
         folder: Where it is.
-        public: Key that signed all of it.
+        keys: That sign the commitments, hexadecimal, each named by the one before; the last one
+            signed all of the package.
         chain: Commitments that count: all, or those up to the one that is known as published.
         later: Commitments after these.
         suspect_sha256: Of the suspect that was signed for.
@@ -46,7 +47,7 @@ class Package:
     """
 
     folder: Path
-    public: str
+    keys: tuple[str, ...]
     chain: list[Commitment]
     later: list[Commitment]
     suspect_sha256: str
@@ -58,7 +59,8 @@ class Package:
 
         Args:
             folder: May be hostile.
-            public: The owner's published key, hexadecimal; None believes the package's own.
+            public: A key that the owner published, hexadecimal, the newest or one that it took over
+                from; None believes the package's own.
             published: Digest of the newest commitment known to have been published in time.
 
         Raises:
@@ -68,18 +70,22 @@ class Package:
         if not chain_files:
             raise IntegrityError(f"{folder}: no evidence package, it has no commitments")
         envelopes = [content(path) for path in chain_files]
-        key = public or signing.claimed_key(envelopes[0])
+        chain = commitments.check_chain(envelopes, signing.claimed_key(envelopes[0]))
+        # Each key signs the statement that names the next, and the last one all files: whoever
+        # trusts any of them has the word of that key for what it handed over to, and so for all.
+        keys = tuple(commitments.keys_of(chain))
+        if public is not None and public.lower() not in keys:
+            raise IntegrityError(f"the evidence is not signed by key {_short(public)}")
         statement = signing.read(
-            content(folder / evidence_package.STATEMENT), key, evidence_package.KIND
+            content(folder / evidence_package.STATEMENT), keys[-1], evidence_package.KIND
         )
         subjects = dict(statement.subjects)
         suspect = subjects.pop(evidence_package.SUSPECT, "")
         if dict(_digests(folder)) != subjects:
             raise IntegrityError(f"{folder}: files are not those that were signed")
-        chain = commitments.check_chain(envelopes, key)
         count = len(chain) if published is None else _place(chain, published)
         verdict = document(folder / evidence_package.VERDICT)
-        return cls(folder, key, chain[:count], chain[count:], suspect, verdict)
+        return cls(folder, keys, chain[:count], chain[count:], suspect, verdict)
 
     def stamped_at(self, used: Sequence[str], authorities: Sequence[x509.Certificate]) -> str:
         """When the newest of some statements had been seen; a stamp holds for all before it."""
@@ -227,6 +233,13 @@ def _place(chain: Sequence[Commitment], published: str) -> int:
         if commitment.digest == published.strip().lower():
             return number
     raise IntegrityError(f"commitment {published[:16]} is not in the chain of this evidence")
+
+
+def _short(public: str) -> str:
+    try:
+        return signing.key_id(public)
+    except ValueError:
+        return repr(public[:80])
 
 
 def _digests(folder: Path) -> Sequence[tuple[str, str]]:

@@ -159,7 +159,7 @@ class _Asked:
 def _hear(
     home: OwnerHome, model: BaseModel, suspect: _Asked, what: Question, level: Level
 ) -> Hearing:
-    bank, campaign = model.queries, model.key(home.key)
+    bank, campaign = model.queries, home.campaign(model)
     assert bank is not None  # noqa: S101 - candidates have queries
     before = home.registry.asked(model.model_id)
     number = what.pool or disclosure.choose_pool(before, len(bank.pools), suspect.name)
@@ -193,7 +193,7 @@ def _log(
     images = hashlib.sha256(pool.images.tobytes()).hexdigest()
     classes = model.spec.classes
     subject = Subject(model.model_id, pool.number, images, classes, suspect, what.approach)
-    return querylog.opened(what.logs, home.key, subject)
+    return querylog.opened(what.logs, home.key_of(model.model_id), subject)
 
 
 def _ask(

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from smdl_flower.chain import Append, Chain
+from smdl_flower.chain import ROTATION, Append, Chain
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.nodekeys import NodePublicKey
@@ -58,6 +58,7 @@ class BroadcastRecord:
         spec: How to build its module: ``name``, ``channels``, ``classes``, ``image_size``.
         carrier_length: Values of a carrier.
         nodes: Ids of those it was sent to.
+        key: Number of the master key, from 0, that its marks are derived from.
     """
 
     model_sha256: str
@@ -67,6 +68,7 @@ class BroadcastRecord:
     spec: dict[str, Any]
     carrier_length: int
     nodes: tuple[str, ...]
+    key: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,15 @@ class _State:
     keys: dict[str, NodePublicKey] = field(default_factory=dict)
     key_holders: dict[NodePublicKey, str] = field(default_factory=dict)  # replaced keys too
     models: dict[str, str] = field(default_factory=dict)
+    model_keys: dict[str, int] = field(default_factory=dict)
     copies: dict[tuple[str, str], CopyRecord] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str] = field(default_factory=dict)
-    broadcasts: dict[tuple[str, str, int], BroadcastRecord] = field(default_factory=dict)
+    broadcasts: dict[tuple[str, str, int, int], BroadcastRecord] = field(default_factory=dict)
     participants: dict[tuple[str, str], str] = field(default_factory=dict)
     deliveries: list[DeliveryRecord] = field(default_factory=list)
     asked: list[AskedRecord] = field(default_factory=list)
+    commitments: list[str] = field(default_factory=list)
+    rotations: int = 0
 
 
 class Registry:
@@ -131,24 +136,30 @@ class Registry:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> url, key = f"sqlite:///{folder}/registry.db", OwnerKey(bytes(32))
-        >>> registry = Registry.create(url, key, folder / "registry.head")
+        >>> url, keys = f"sqlite:///{folder}/registry.db", [OwnerKey(bytes(32))]
+        >>> registry = Registry.create(url, keys, folder / "registry.head")
         >>> registry.add_customers(["clinic-a", "bank-b"])
         >>> registry.customers()
         ('clinic-a', 'bank-b')
     """
 
-    def __init__(self, url: str | sql.URL, key: OwnerKey, head: Path) -> None:
-        self._chain = Chain(url, key, head, empty=_State, apply=_apply)
+    def __init__(self, url: str | sql.URL, keys: Sequence[OwnerKey], head: Path) -> None:
+        self._chain = Chain(url, keys, head, empty=_State, apply=_apply)
+        self._keys = tuple(keys)
 
     @classmethod
-    def create(cls, url: str | sql.URL, key: OwnerKey, head: Path) -> "Registry":
+    def create(cls, url: str | sql.URL, keys: Sequence[OwnerKey], head: Path) -> "Registry":
         """Create an empty registry.
+
+        Args:
+            url: Of the database.
+            keys: The owner's, the first one first.
+            head: The head file.
 
         Raises:
             ConfigError: The database already holds one, or cannot be reached.
         """
-        registry = cls(url, key, head)
+        registry = cls(url, keys, head)
         registry._chain.create()
         return registry
 
@@ -199,18 +210,57 @@ class Registry:
         """Return the base models: model id -> SHA-256 of its manifest in the vault."""
         return dict(self._chain.read().models)
 
-    def record_model(self, model_id: str, manifest_sha256: str) -> None:
+    def key_of(self, model_id: str) -> int | None:
+        """Return which master key a base model belongs to, from 0; None if it is not recorded."""
+        return self._chain.read().model_keys.get(model_id)
+
+    def record_model(self, model_id: str, manifest_sha256: str, key: int = 0) -> None:
         """Record a base model; the same one twice is recorded once.
 
+        Args:
+            model_id: Of the base model.
+            manifest_sha256: Of its manifest in the vault.
+            key: Number of the master key, from 0, that its copies are derived from.
+
         Raises:
-            IntegrityError: It was recorded with another manifest.
+            IntegrityError: It was recorded with another manifest or key.
         """
+        body = {"model_id": model_id, "manifest_sha256": manifest_sha256, "key": key}
         with self._chain.writing() as (state, append):
             known = state.models.get(model_id)
             if known is None:
-                append("model", {"model_id": model_id, "manifest_sha256": manifest_sha256})
+                append("model", body)
             elif known != manifest_sha256:
                 raise IntegrityError(f"model {model_id} is registered with another manifest")
+            elif state.model_keys[model_id] != key:
+                raise IntegrityError(f"model {model_id} is registered with another master key")
+
+    def rotations(self) -> int:
+        """Return how often the log went on under a new master key."""
+        return self._chain.read().rotations
+
+    def record_rotation(self) -> None:
+        """Go on under the next of the keys that the registry was opened with."""
+        with self._chain.writing() as (state, append):
+            append(ROTATION, {"commitment": self._keys[state.rotations + 1].commitment()})
+
+    def commitments(self) -> tuple[str, ...]:
+        """Return the SHA-256 of each statement that was published, as far as it was recorded."""
+        return tuple(self._chain.read().commitments)
+
+    def record_commitments(self, digests: Sequence[str]) -> None:
+        """Record all statements published so far; those that are recorded already are left out.
+
+        Raises:
+            IntegrityError: Other ones were recorded.
+        """
+        with self._chain.writing() as (state, append):
+            known = list(state.commitments)
+            # Another process may have published and recorded more.
+            if any(ours != theirs for ours, theirs in zip(digests, known, strict=False)):
+                raise IntegrityError("other commitments were published; restore them from a backup")
+            for digest in digests[len(known) :]:
+                append("commitment", {"sha256": digest})
 
     def copies(self, model_id: str) -> tuple[CopyRecord, ...]:
         """Return the copies issued of a model, in order of issue."""
@@ -283,7 +333,7 @@ class Registry:
     def record_broadcast(self, record: BroadcastRecord) -> None:
         """Record a model *before* it is sent; to whom it was sent already is recorded once."""
         with self._chain.writing() as (state, append):
-            known = state.broadcasts.get((record.model_sha256, record.run, record.round))
+            known = state.broadcasts.get(_place(record))
             sent = set(known.nodes) if known else set()
             nodes = [node for node in record.nodes if node not in sent]
             if known and not nodes:
@@ -295,7 +345,7 @@ class Registry:
     def broadcast_words(self) -> int:
         """Return how many participants' words were ever derived, of all models together."""
         sent = self._chain.read().broadcasts.values()
-        return len({(r.model_sha256, r.public, node) for r in sent for node in r.nodes})
+        return len({(r.model_sha256, r.public, r.key, node) for r in sent for node in r.nodes})
 
     def participant(self, run: str, node: str) -> str | None:
         """Return which participant a node of a run said it is; None if it never answered."""
@@ -339,6 +389,7 @@ def _apply_key(state: _State, body: dict[str, Any]) -> None:
 
 def _apply_model(state: _State, body: dict[str, Any]) -> None:
     state.models[body["model_id"]] = body["manifest_sha256"]
+    state.model_keys[body["model_id"]] = body.get("key", 0)  # older versions had one key only
 
 
 def _apply_copy(state: _State, body: dict[str, Any]) -> None:
@@ -357,9 +408,23 @@ def _apply_delivery(state: _State, body: dict[str, Any]) -> None:
 def _apply_broadcast(state: _State, body: dict[str, Any]) -> None:
     lists = {name: tuple(body[name]) for name in ("nodes", "public")}
     record = BroadcastRecord(**{**body, **lists})
-    where = (record.model_sha256, record.run, record.round)
+    where = _place(record)
     earlier = state.broadcasts.get(where, replace(record, nodes=()))
     state.broadcasts[where] = replace(record, nodes=earlier.nodes + record.nodes)
+
+
+def _place(record: BroadcastRecord) -> tuple[str, str, int, int]:
+    """What is one record, however many entries its nodes take."""
+    return record.model_sha256, record.run, record.round, record.key
+
+
+def _apply_commitment(state: _State, body: dict[str, Any]) -> None:
+    state.commitments.append(body["sha256"])
+
+
+def _apply_rotation(state: _State, body: dict[str, Any]) -> None:
+    del body  # the chain has compared it with the key
+    state.rotations += 1
 
 
 def _apply_asked(state: _State, body: dict[str, Any]) -> None:
@@ -380,6 +445,8 @@ _APPLY = {
     "broadcast": _apply_broadcast,
     "participant": _apply_participant,
     "asked": _apply_asked,
+    "commitment": _apply_commitment,
+    ROTATION: _apply_rotation,
 }
 
 

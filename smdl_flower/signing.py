@@ -19,6 +19,7 @@ from smdl_flower.errors import IntegrityError
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PUBLIC_BYTES = 32
 LARGEST = 16 << 20  # bytes of an envelope
 
 
@@ -76,10 +77,12 @@ class Statement:
     """A statement whose signature was checked.
 
     Attributes:
+        kind: Which of the kinds that were allowed, a URI.
         subjects: Name -> SHA-256, hexadecimal.
         predicate: What is said of them.
     """
 
+    kind: str
     subjects: dict[str, str]
     predicate: dict[str, Any]
 
@@ -97,13 +100,13 @@ def claimed_key(envelope: bytes) -> str:
         raise IntegrityError("the first statement does not say who signs") from None
 
 
-def read(envelope: bytes, public: str, predicate_type: str) -> Statement:
+def read(envelope: bytes, public: str, *kinds: str) -> Statement:
     """Check an envelope that may be hostile, and return what it says.
 
     Args:
         envelope: As :meth:`SigningKey.sign` makes it.
         public: Key that must have signed it, hexadecimal.
-        predicate_type: What kind of statement it must be.
+        kinds: What kind of statement it may be, URIs.
 
     Raises:
         IntegrityError: It is not such a statement, signed by that key.
@@ -111,14 +114,15 @@ def read(envelope: bytes, public: str, predicate_type: str) -> Statement:
     payload = _signed_payload(envelope, public)
     try:
         statement = json.loads(payload)
-        if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, predicate_type):
+        kind = statement["predicateType"]
+        if statement["_type"] != STATEMENT_TYPE or kind not in kinds:
             raise ValueError("another kind")
         subjects = {str(s["name"]): str(s["digest"]["sha256"]) for s in statement["subject"]}
         if len(subjects) != len(statement["subject"]) or type(statement["predicate"]) is not dict:
             raise ValueError("a name twice, or no predicate")
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise IntegrityError(f"a signed statement is not of type {predicate_type}") from None
-    return Statement(subjects, statement["predicate"])
+        raise IntegrityError(f"a signed statement is not of type {' or '.join(kinds)}") from None
+    return Statement(kind, subjects, statement["predicate"])
 
 
 def digest(envelope: bytes) -> str:

@@ -167,7 +167,7 @@ def examine(
     """
     examinations: list[Examination] = []
     misfits: list[str] = []
-    marked = [(model, model.mark(home.key)) for model in candidates]
+    marked = [(model, home.mark(model)) for model in candidates]
     for read in (as_it_lies, aligned):
         for model, mark in marked:
             try:
@@ -213,7 +213,7 @@ def aligned(model: BaseModel, mark: Mark, suspect: Weights) -> Reading | None:
 def _compare_all(
     home: OwnerHome, model: BaseModel, mark: Mark, reading: Reading, level: Level
 ) -> Examination:
-    campaign = model.key(home.key)
+    campaign = home.campaign(model)
     comparator = Comparator(mark, reading)
     innocents = [comparator.compare(key) for key in decoys.keys(campaign)]
     summary = decoys.check(

@@ -33,14 +33,14 @@ def sealed(tmp_path):
 
 def refused(path, error, key=KEY):
     with pytest.raises(error) as caught:
-        handover.read(path, key)
+        handover.read(path, [key])
     assert type(caught.value) is error
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_the_owner_reads_what_the_server_wrote(sealed):
-    file = handover.read(sealed, KEY)
+    file = handover.read(sealed, [KEY])
     assert file.metadata == METADATA
     assert weights.digest(file.weights) == weights.digest(MODEL)
     assert stat.S_IMODE(sealed.stat().st_mode) == 0o600
@@ -55,7 +55,7 @@ def test_the_file_shows_neither_weights_nor_what_model_it_is(sealed):
 
 def test_a_file_in_clear_is_read_as_before(tmp_path):
     weights.write(tmp_path / "m.safetensors", MODEL, METADATA)
-    assert handover.read(tmp_path / "m.safetensors", KEY).metadata == METADATA
+    assert handover.read(tmp_path / "m.safetensors", [KEY]).metadata == METADATA
 
 
 def test_another_owner_is_told_whose_it_is(sealed):

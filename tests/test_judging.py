@@ -468,10 +468,11 @@ def test_a_verdict_that_names_nobody_cannot_be_disclosed(
 
 
 def test_copies_issued_before_there_were_commitments_cannot_be_judged(
-    home_copy: OwnerHome, copy_paths: dict[str, Path]
+    home_copy: OwnerHome, copy_paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verdict = verifying.verify(home_copy, copy_paths["clinic-a"])
     shutil.rmtree(commitments.directory(home_copy))
+    monkeypatch.setattr(type(home_copy.registry), "commitments", lambda _: ())  # of version 0.1.0
     with pytest.raises(ConfigError, match="nothing was committed to"):
         evidence_package.require_disclosable(home_copy, verdict)
 

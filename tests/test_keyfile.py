@@ -36,14 +36,14 @@ def _cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def sealed(tmp_path: Path, _cheap_scrypt: None) -> Path:
     path = tmp_path / "master.key"
-    keyfile.save(path, KEY, WORDS)
+    keyfile.save(path, [KEY], WORDS)
     return path
 
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     path = tmp_path / "master.key"
-    keyfile.save(path, KEY, None)
+    keyfile.save(path, [KEY], None)
     return path
 
 
@@ -54,14 +54,14 @@ def forms_of_the_secret() -> list[bytes]:
 
 def test_a_plain_key_file_is_private_and_opens_without_passphrase(plain: Path) -> None:
     assert stat.S_IMODE(plain.stat().st_mode) == 0o600
-    assert keyfile.load(plain, None) == KEY
+    assert keyfile.load(plain, None) == (KEY,)
     assert not keyfile.is_encrypted(plain)
 
 
 def test_an_encrypted_key_file_is_private_and_opens_with_its_passphrase_only(sealed: Path) -> None:
     assert stat.S_IMODE(sealed.stat().st_mode) == 0o600
     assert keyfile.is_encrypted(sealed)
-    assert keyfile.load(sealed, WORDS) == KEY
+    assert keyfile.load(sealed, WORDS) == (KEY,)
     with pytest.raises(HomeError, match="wrong passphrase"):
         keyfile.load(sealed, WORDS.upper())
     with pytest.raises(HomeError, match="wrong passphrase"):
@@ -75,7 +75,7 @@ def test_an_encrypted_file_does_not_hold_the_secret_and_differs_each_time(
 ) -> None:
     content = sealed.read_bytes()
     assert not any(form in content for form in forms_of_the_secret())
-    keyfile.save(tmp_path / "again.key", KEY, WORDS)
+    keyfile.save(tmp_path / "again.key", [KEY], WORDS)
     first, again = json.loads(content), json.loads((tmp_path / "again.key").read_bytes())
     assert {first[k] for k in ("salt", "nonce", "sealed")}.isdisjoint(again.values())
 
@@ -83,8 +83,8 @@ def test_an_encrypted_file_does_not_hold_the_secret_and_differs_each_time(
 @pytest.mark.parametrize("passphrase", [None, "another"])
 def test_a_key_file_is_never_overwritten(plain: Path, passphrase: str | None) -> None:
     with pytest.raises(OutputExistsError):
-        keyfile.save(plain, OwnerKey(bytes(32)), passphrase)
-    assert keyfile.load(plain, None) == KEY
+        keyfile.save(plain, [OwnerKey(bytes(32))], passphrase)
+    assert keyfile.load(plain, None) == (KEY,)
     assert [entry.name for entry in plain.parent.iterdir()] == ["master.key"]
 
 
@@ -173,4 +173,4 @@ def test_released_key_files_open_forever(
     tmp_path: Path, document: dict[str, str], passphrase: str | None
 ) -> None:
     files.write_json(tmp_path / "master.key", document)
-    assert keyfile.load(tmp_path / "master.key", passphrase) == KEY
+    assert keyfile.load(tmp_path / "master.key", passphrase) == (KEY,)

@@ -33,12 +33,12 @@ GOLDEN_ENTRY = (
 
 
 def open_registry(folder: Path, key: OwnerKey = KEY) -> Registry:
-    return Registry(f"sqlite:///{folder}/registry.db", key, folder / "registry.head")
+    return Registry(f"sqlite:///{folder}/registry.db", [key], folder / "registry.head")
 
 
 def create(folder: Path, key: OwnerKey = KEY) -> Registry:
     folder.mkdir(exist_ok=True)
-    return Registry.create(f"sqlite:///{folder}/registry.db", key, folder / "registry.head")
+    return Registry.create(f"sqlite:///{folder}/registry.db", [key], folder / "registry.head")
 
 
 def execute(folder: Path, *statements: str) -> None:
@@ -178,12 +178,12 @@ def test_a_registry_is_not_created_over_another(folder: Path) -> None:
 @pytest.mark.parametrize("url", ["nonsense", "nonsense://host/db", ""])
 def test_a_url_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="registry"):
-        Registry.create(url, KEY, tmp_path / "registry.head")
+        Registry.create(url, [KEY], tmp_path / "registry.head")
 
 
 def test_a_database_that_cannot_be_reached_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be created"):
-        Registry.create(f"sqlite:///{tmp_path}/missing/registry.db", KEY, tmp_path / "head")
+        Registry.create(f"sqlite:///{tmp_path}/missing/registry.db", [KEY], tmp_path / "head")
 
 
 # ------------------------------------------------------------------------------------ tampering
@@ -358,7 +358,7 @@ def test_two_processes_that_add_at_once_leave_one_whole_chain(tmp_path: Path) ->
     script = (
         "import sys; from pathlib import Path; from smdl_flower.registry import Registry; "
         "from smdl_flower.fingerprint.keys import OwnerKey; folder = Path(sys.argv[1]); "
-        "r = Registry(f'sqlite:///{folder}/registry.db', OwnerKey(bytes(32)), "
+        "r = Registry(f'sqlite:///{folder}/registry.db', [OwnerKey(bytes(32))], "
         "folder / 'registry.head'); "
         "[r.add_customers([f'{sys.argv[2]}-{i}']) for i in range(50)]"
     )

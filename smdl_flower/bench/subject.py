@@ -90,7 +90,7 @@ class Subject:
     @functools.cached_property
     def mark(self) -> Mark:
         """What the copies share."""
-        return self.model.mark(self.home.key)
+        return self.home.mark(self.model)
 
     def in_base_form(self, suspect: Weights, alignment: str) -> Weights:
         """Return a suspect with the base model's names and shapes.

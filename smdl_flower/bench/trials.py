@@ -217,7 +217,7 @@ def _measured(subject: Subject, result: Result, stolen: Weights) -> Result:
         reading = extraction.read(subject.mark, suspect)
     except NotComparableError:  # it was read as a copy of another base model
         return result
-    campaign = subject.model.key(subject.home.key)
+    campaign = subject.home.campaign(subject.model)
     scores = {c: carriers.score(campaign.customer(c), reading.direction) for c in result.guilty}
     copies = [subject.copy(customer).weights for customer in result.guilty]
     rho = efficiency.noise(subject.mark, copies, suspect)

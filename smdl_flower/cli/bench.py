@@ -75,7 +75,8 @@ def bench(
     what = plan.only(plan.quick() if quick else plan.full(), attacks or ())
     folder = out or run / "bench"
     subject = Subject(open_home(home, passphrase_file), run)
-    results = Record(folder / record.NAME, subject.home.key, trials.identity(subject, what))
+    key = subject.home.key_of(subject.model.model_id)
+    results = Record(folder / record.NAME, key, trials.identity(subject, what))
     _carry_out(subject, what, results, quiet=as_json)
     figures = summary.totals(results.document())
     efficiency.complete(results)

@@ -42,6 +42,11 @@ from smdl_flower.rehearing import Asking
 
 FORMAT = "smdl-judgement/1"
 COMMITMENTS_FORMAT = "smdl-commitments/1"
+_ABOUT = {
+    commitments.OWNER_KIND: "owner",
+    commitments.CAMPAIGN_KIND: "model",
+    commitments.ROTATION_KIND: "new key",
+}
 
 
 TsaRootOption = Annotated[
@@ -142,20 +147,22 @@ def list_commitments(
         {
             "sha256": c.digest,
             "time": c.predicate["time"],
+            "about": _ABOUT[c.kind],
             "model_id": c.subjects.get(commitments.BASE, "")[:16] or None,
             "customers": c.predicate.get("customers"),
             "stamped": commitments.stamp_file(owner, number).exists(),
         }
         for number, c in enumerate(chain, start=1)
     ]
-    public = owner.key.signing_key().public
+    public = commitments.signer(owner, chain).public
     if as_json:
         print_json({"format": COMMITMENTS_FORMAT, "signing_key": public, "commitments": rows})
         return
     table = Table("digest to publish", "time", "about")
     for row in rows:
         about = f"model {row['model_id']}, {row['customers']} customers"
-        table.add_row(str(row["sha256"]), str(row["time"]), about if row["model_id"] else "owner")
+        what = about if row["model_id"] else str(row["about"])
+        table.add_row(str(row["sha256"]), str(row["time"]), what)
     console.print(table)
     console.print(f"Signing key: {public}", soft_wrap=True)
     console.print(f"Files: {commitments.directory(owner)}", soft_wrap=True)
@@ -194,6 +201,9 @@ def _print(judgement: Judgement, *, key_checked: bool, published_checked: bool) 
         f"Signed by key {judgement.key_id}"
         + ("." if key_checked else ": compare it with the published one (--key checks it).")
     )
+    if judgement.earlier_key_ids:
+        earlier = ", then ".join(judgement.earlier_key_ids)
+        console.print(f"That key took over from {earlier}, which signed that it does.")
     if judgement.stamped_at:
         console.print(f"Time-stamped at {judgement.stamped_at} by a trusted authority.")
     word = "Valid" if judgement.valid else "Not valid"

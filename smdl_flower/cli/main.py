@@ -17,6 +17,7 @@ from smdl_flower.cli import (
     deploy,
     examine,
     judge,
+    keys,
     owner,
     privacy,
     scenario,
@@ -44,6 +45,7 @@ app.command("report")(scenario.write_report)
 app.add_typer(scenario.app, name="scenario")
 app.command("issue")(owner.issue)
 app.command("sealing-key")(owner.sealing_key)
+app.add_typer(keys.app, name="key")
 app.command("verify")(examine.verify)
 app.command("judge")(judge.judge)
 app.command("commitments")(judge.list_commitments)

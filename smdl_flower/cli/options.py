@@ -10,7 +10,7 @@ from rich.console import Console
 from smdl_flower import keyfile
 from smdl_flower.errors import HomeError
 from smdl_flower.flower.owner import home_path, passphrase_path, read_passphrase_file
-from smdl_flower.home import OwnerHome
+from smdl_flower.home import KEY_FILE, OwnerHome
 
 HomeOption = Annotated[
     Path | None,
@@ -39,11 +39,21 @@ def resolve_home(home: Path | None) -> Path:
 def open_home(home: Path | None, passphrase_file: Path | None) -> OwnerHome:
     """Open the owner's home, asking for the passphrase if it takes one."""
     path = resolve_home(home)
-    OwnerHome.require(path)
+    return OwnerHome.open(path, passphrase_of(path, passphrase_file))
+
+
+def passphrase_of(home: Path, passphrase_file: Path | None) -> str | None:
+    """Return what opens a home's keys, asking for it if need be; None if nothing does."""
+    OwnerHome.require(home)
     passphrase = read_passphrase_file(passphrase_file or passphrase_path())
-    if passphrase is None and keyfile.is_encrypted(path / "master.key"):
-        passphrase = typer.prompt("Passphrase", hide_input=True, err=True)
-    return OwnerHome.open(path, passphrase)
+    if passphrase is None and keyfile.is_encrypted(home / KEY_FILE):
+        passphrase = str(typer.prompt("Passphrase", hide_input=True, err=True))
+    return passphrase
+
+
+def ask_for_new(what: str) -> str:
+    """Ask for a new passphrase, twice."""
+    return str(typer.prompt(what, hide_input=True, confirmation_prompt=True, err=True))
 
 
 def require_unattended(home: Path | None, passphrase_file: Path | None) -> Path | None:
@@ -54,7 +64,7 @@ def require_unattended(home: Path | None, passphrase_file: Path | None) -> Path 
     """
     path, file = resolve_home(home), passphrase_file or passphrase_path()
     OwnerHome.require(path)
-    if file is None and keyfile.is_encrypted(path / "master.key"):
+    if file is None and keyfile.is_encrypted(path / KEY_FILE):
         raise HomeError(
             f"{path} is encrypted and a run cannot ask for the passphrase; give --passphrase-file"
         )

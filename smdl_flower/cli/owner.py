@@ -137,7 +137,7 @@ def issue(
     }
     config = checked(FingerprintConfig, values)
     owner = open_home(home, passphrase_file)
-    file = handover.read(model, owner.key.sealing_key())
+    file = handover.read(model, [key.sealing_key() for key in owner.keys])
     spec = (
         ModelSpec(arch, channels, classes, image_size)
         if arch

@@ -101,6 +101,7 @@ class OwnerMarker:
                 spec=asdict(self._spec),
                 carrier_length=carriers.length_for(mark.layout.size),
                 nodes=tuple(map(str, sorted(nodes))),
+                key=len(self._home.keys) - 1,
             )
         )
         return _MarkedBroadcast(model, mark, campaign, self._strength)

@@ -245,7 +245,8 @@ def test_the_registry_is_chained_as_the_page_says(issued):
         text = json.dumps(["smdl-registry/1", number, kind, body])
         mac = hmac.digest(key, mac + text.encode(), "sha256")
         assert mac.hex() == stored
-    assert [row[1] for row in rows] == ["customer", "customer", "model", "copy", "copy"]
+    published = ["commitment"] * 2
+    assert [row[1] for row in rows] == ["customer", "customer", "model", *published, "copy", "copy"]
     head = json.loads((home.path / "registry.head").read_text())
     sealing = expand(Reader(home.path, model_id).master, "smdl/1 mac/registry-head")
     text = json.dumps(["smdl-registry/1", len(rows), mac.hex()])
