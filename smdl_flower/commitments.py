@@ -68,22 +68,24 @@ def publish(home: OwnerHome, model: BaseModel) -> Commitment:
     Raises:
         IntegrityError: The chain in the home is damaged.
     """
-    chain = of_home(home) or [publish_owner(home)]
-    campaign = home.campaign(model)
-    customers = home.registry.customers()
-    leaves = [leaf(campaign.customer(name)) for name in customers]
-    stated = {
-        **_terms(model),
-        "customers": len(customers),
-        "merkle_root": merkle.root(leaves).hex(),
-        "streams": stream_digests(campaign, model),
-        "pools": [_pool(campaign, pool, customers) for pool in pools_of(model)],
-    }
-    newest = newest_of(chain, model.digest)
-    subjects = {name: weights.digest(part) for name, part in parts_of(model).items()}
-    if newest and newest.subjects == subjects and stated == _part(newest.predicate, stated):
-        return newest
-    return _append(home, chain, CAMPAIGN_KIND, subjects, stated)
+    with files.locked(directory(home)):  # two processes cannot both be next
+        chain = of_home_begun(home)
+        campaign = home.campaign(model)
+        customers = home.registry.customers()
+        leaves = [leaf(campaign.customer(name)) for name in customers]
+        stated = {
+            **_terms(model),
+            "customers": len(customers),
+            "merkle_root": merkle.root(leaves).hex(),
+            "streams": stream_digests(campaign, model),
+            "pools": [_pool(campaign, pool, customers) for pool in pools_of(model)],
+        }
+        newest = newest_of(chain, model.digest)
+        subjects = {name: weights.digest(part) for name, part in parts_of(model).items()}
+        if newest and newest.subjects == subjects and stated == _part(newest.predicate, stated):
+            home.registry.record_commitments([c.digest for c in chain])  # a crash came before that
+            return newest
+        return _append(home, chain, CAMPAIGN_KIND, subjects, stated)
 
 
 def publish_owner(home: OwnerHome) -> Commitment:
@@ -111,6 +113,15 @@ def signer(home: OwnerHome, chain: Sequence[Commitment]) -> SigningKey:
 def keys_of(chain: Sequence[Commitment]) -> list[str]:
     """Return the public keys that sign a chain, each introduced by the one before."""
     return [c.predicate["public_key"] for c in chain if c.kind in (OWNER_KIND, ROTATION_KIND)]
+
+
+def of_home_begun(home: OwnerHome) -> list[Commitment]:
+    """Return the chain of a home, with its first statement if ``smdl init`` was cut off before it.
+
+    Raises:
+        IntegrityError: The chain in the home is damaged.
+    """
+    return of_home(home) or [publish_owner(home)]
 
 
 def of_home(home: OwnerHome) -> list[Commitment]:
@@ -265,7 +276,7 @@ def _append(
     key = signer(home, chain)
     envelope = key.sign(subjects, kind, predicate)
     path = directory(home) / f"{len(chain) + 1:06d}.json"
-    files.write(path, envelope, replace=False)  # two processes cannot both be next
+    files.write(path, envelope, replace=False)
     added = Commitment(envelope, kind, dict(subjects), predicate, key.public)
     home.registry.record_commitments([c.digest for c in (*chain, added)])
     return added

@@ -5,7 +5,8 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from smdl_flower.errors import OutputExistsError
 
 PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
+_DRAFT = ".tmp"
 
 
 def write(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, replace: bool = True) -> None:
@@ -35,7 +37,7 @@ def write(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, replace: bool
         (b'kept whole', '0o600')
     """
     make_private_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = _draft(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -43,13 +45,12 @@ def write(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, replace: bool
             stream.flush()
             os.fsync(stream.fileno())
         if replace:
-            temporary.replace(path)
+            move(temporary, path)
         else:
             move_new(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
 
 
 def write_json(path: Path, document: Any, *, mode: int = PRIVATE_FILE) -> None:
@@ -57,13 +58,74 @@ def write_json(path: Path, document: Any, *, mode: int = PRIVATE_FILE) -> None:
     write(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode(), mode=mode)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a hidden folder to be filled, which becomes ``path`` at the end: whole, or not at all.
+
+    Raises:
+        OutputExistsError: Something is there, and not just an empty folder; nothing was changed.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp())
+        >>> with new_folder(place / "evidence") as draft:
+        ...     write(draft / "verdict", b"...")
+        >>> [p.name for p in place.iterdir()]
+        ['evidence']
+    """
+    path = path.resolve()  # "." has no name
+    require_vacant(path)
+    draft = _draft(path)
+    make_private_directory(draft)
+    try:
+        yield draft
+        try:
+            move(draft, path)
+        except OSError:  # another process was here first
+            require_vacant(path)
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(directory: Path, drafts_of: Iterable[str] = ()) -> Iterator[None]:
+    """Wait until no other process is in such a block for a directory, which is created if missing.
+
+    Args:
+        directory: Which one.
+        drafts_of: Names that only such blocks write there: drafts of them are a killed process's,
+            and are removed.
+    """
+    make_private_directory(directory)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # freed when closed, also by a crash
+            for name in drafts_of:
+                for draft in directory.glob(f".{name}.*{_DRAFT}"):
+                    shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def append(path: Path, content: bytes) -> None:
     """Add to the end of a private file, which is created if missing."""
+    is_new = not path.exists()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
     with os.fdopen(descriptor, "ab") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+    if is_new:
+        _sync_directory(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file over what may be there, or a folder where nothing or an empty one is."""
+    source.replace(target)
+    _sync_directory(target.parent)
 
 
 def move_new(source: Path, target: Path) -> None:
@@ -78,6 +140,7 @@ def move_new(source: Path, target: Path) -> None:
         refuse_to_overwrite(target)
         raise
     source.unlink()
+    _sync_directory(target.parent)
 
 
 def make_private_directory(path: Path) -> None:
@@ -85,6 +148,7 @@ def make_private_directory(path: Path) -> None:
     if not path.is_dir():
         make_private_directory(path.parent)  # mkdir(parents=True) would leave these open to others
         path.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+        _sync_directory(path.parent)  # else what is synced in it could vanish with it
 
 
 def refuse_to_overwrite(path: Path) -> None:
@@ -97,15 +161,23 @@ def refuse_to_overwrite(path: Path) -> None:
         raise OutputExistsError(f"{path} already exists; choose another name or remove it first")
 
 
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Wait until nobody else works in this block on that directory; a crash frees it, too."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def require_vacant(path: Path) -> None:
+    """Raise unless ``path`` is free for a new folder; an empty folder may be there.
+
+    Raises:
+        OutputExistsError: It is not.
+    """
+    if path.is_symlink() or not path.is_dir() or any(path.iterdir()):
+        refuse_to_overwrite(path)
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a name is that of something unfinished, which only a crash leaves behind."""
+    return path.name.startswith(".") and path.suffix == _DRAFT
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{_DRAFT}")
 
 
 def _sync_directory(directory: Path) -> None:

@@ -16,6 +16,7 @@ from smdl_flower.vault import BaseModel, Vault
 FORMAT = "smdl-home/1"
 DEFAULT_HOME = Path("~/.smdl")
 KEY_FILE = "master.key"
+_UNFINISHED = "unfinished.key"  # what it is called until all else is there
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,18 @@ class OwnerHome:
             HomeError: There is something in ``path`` already.
             ConfigError: The registry cannot be created.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise HomeError(f"{path} is there already and not empty; nothing was changed")
-        files.make_private_directory(path)
-        path.chmod(files.PRIVATE_DIRECTORY)
-        key = OwnerKey.generate()
-        if registry_url is None:
-            files.write(path / "registry.db", b"")  # SQLite itself would make it readable by all
-        registry = Registry.create(_url(path, registry_url), [key], path / "registry.head")
-        files.write_json(path / "home.json", {"format": FORMAT, "registry_url": registry_url})
-        keyfile.save(path / KEY_FILE, [key], passphrase)
+        if path.exists() and not path.is_dir():
+            raise HomeError(f"{path} is there already and no folder; nothing was changed")
+        with files.locked(path):
+            _make_way(path)
+            path.chmod(files.PRIVATE_DIRECTORY)
+            key = OwnerKey.generate()
+            keyfile.save(path / _UNFINISHED, [key], passphrase)
+            if registry_url is None:
+                files.write(path / "registry.db", b"")  # SQLite would make it readable by all
+            registry = Registry.create(_url(path, registry_url), [key], path / "registry.head")
+            files.write_json(path / "home.json", {"format": FORMAT, "registry_url": registry_url})
+            files.move(path / _UNFINISHED, path / KEY_FILE)  # from now on it is a home
         return cls(path, (key,), registry, Vault(path / "vault"))
 
     @classmethod
@@ -124,6 +127,19 @@ class OwnerHome:
         """
         models = self.registry.models()
         return [self.vault.load(model_id, digest) for model_id, digest in models.items()]
+
+
+def _make_way(path: Path) -> None:
+    """Require an empty folder; what an interrupted attempt left in it is removed.
+
+    Nothing is lost with that: its key became no ``master.key``, so nobody ever used it.
+    """
+    left = {entry.name for entry in path.iterdir() if not files.is_draft(entry)}
+    if left and (_UNFINISHED not in left or KEY_FILE in left):
+        raise HomeError(f"{path} is there already and not empty; nothing was changed")
+    for name in left & {"registry.db-journal", "registry.db", "registry.head", "home.json"}:
+        (path / name).unlink()
+    (path / _UNFINISHED).unlink(missing_ok=True)
 
 
 def _url(path: Path, registry_url: str | None) -> str | sqlalchemy.URL:

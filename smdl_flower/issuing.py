@@ -1,9 +1,9 @@
 """Turn a trained model into one checked, recorded, fingerprinted copy per customer.
 
-Each copy is taught its answers (if there are queries), embedded, written, *read back from the
-file*, and only then recorded and moved into place: its payload must read without error, its carrier
-must accuse its customer, it must give the answers it was taught, and its accuracy on public images
-must be within the budget. A copy that fails is not issued and the reason is kept. The images that
+Each copy is taught its answers (if there are queries), embedded, *read back from the bytes of its
+file*, and only then recorded and written: its payload must read without error, its carrier must
+accuse its customer, it must give the answers it was taught, and its accuracy on public images must
+be within the budget. A copy that fails is not issued and the reason is kept. The images that
 copies are taught with are not those that they are measured on. Nothing here touches private images,
 so a DP guarantee of the base model holds for all copies jointly (post-processing).
 """
@@ -22,7 +22,7 @@ from smdl_flower.blackbox.tail import cut
 from smdl_flower.blackbox.teaching import Teacher
 from smdl_flower.config import FingerprintConfig
 from smdl_flower.data import Images
-from smdl_flower.errors import ConfigError, SmdlError
+from smdl_flower.errors import ConfigError, OutputExistsError, SmdlError
 from smdl_flower.fingerprint import carriers, codes, embedding, extraction
 from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.fingerprint.codes import Code
@@ -227,42 +227,65 @@ def issue(
 
     Raises:
         ConfigError: A customer is not registered, or named twice; no copy was made.
-        OutputExistsError: A copy's file is there already; no copy was made.
+        OutputExistsError: A copy's file is there already, and is not the one that was recorded;
+            no copy was made. (After an interruption the same call goes on.)
     """
     unknown = sorted(set(customers) - set(home.registry.customers()))
     if unknown:
         raise ConfigError(f"not in the registry: {', '.join(unknown)}; add them first")
     if len(set(customers)) < len(customers):
         raise ConfigError("a customer is named twice; each gets one copy of a model")
-    for customer in customers:
-        files.refuse_to_overwrite(directory / f"{customer}.safetensors")
-    commitments.publish(home, campaign.model)  # before any copy is out
-    key = home.campaign(campaign.model)
-    for customer in customers:
-        yield _issue_one(home, campaign, key.customer(customer), directory)
+    with files.locked(directory, drafts_of=[_file_name(customer) for customer in customers]):
+        for customer in customers:
+            _require_free(home, campaign.model, customer, directory)
+        commitments.publish(home, campaign.model)  # before any copy is out
+        key = home.campaign(campaign.model)
+        for customer in customers:
+            yield _issue_one(home, campaign, key.customer(customer), directory)
 
 
 def _issue_one(
     home: OwnerHome, campaign: Campaign, key: CustomerKey, directory: Path
 ) -> IssueResult:
-    path = directory / f"{key.customer}.safetensors"
-    draft = directory / f".{key.customer}.draft.safetensors"
+    path = directory / _file_name(key.customer)
     model, mark = campaign.model, campaign.mark
     taught = _taught(campaign, key)
     vector = embedding.embed(mark, key, mark.layout.flatten(taught))
-    copy = mark.layout.restore(taught, vector)
+    content = weights.to_bytes(mark.layout.restore(taught, vector), model.spec.to_metadata())
+    result = _self_check(campaign, key, weights.parse(content, str(path)).weights)
+    if result.reason:
+        home.registry.record_refusal(model.model_id, key.customer, result.reason)
+        return result
+    # Recorded before anything of it is on disk: a copy that is out but not recorded could not be
+    # traced.
+    home.registry.record_copy(model.model_id, key.customer, result.sha256)
     try:
-        weights.write(draft, copy, model.spec.to_metadata(), replace=True)
-        result = _self_check(campaign, key, weights.read(draft).weights)
-        if result.reason:
-            home.registry.record_refusal(model.model_id, key.customer, result.reason)
-            return result
-        # Recorded first: a copy that is out but not recorded could not be traced.
-        home.registry.record_copy(model.model_id, key.customer, result.sha256)
-        files.move_new(draft, path)
-        return IssueResult(**{**vars(result), "path": path})
-    finally:
-        draft.unlink(missing_ok=True)
+        files.write(path, content, replace=False)
+    except OutputExistsError:
+        if _digest_of(path) != result.sha256:
+            raise
+    return replace(result, path=path)
+
+
+def _file_name(customer: str) -> str:
+    return f"{customer}.safetensors"
+
+
+def _require_free(home: OwnerHome, model: BaseModel, customer: str, directory: Path) -> None:
+    """Refuse what is in a copy's place, unless it is that copy: an issuing was interrupted."""
+    path = directory / _file_name(customer)
+    if path.exists() or path.is_symlink():
+        copies = {copy.customer: copy for copy in home.registry.copies(model.model_id)}
+        if customer not in copies or copies[customer].weights_sha256 != _digest_of(path):
+            files.refuse_to_overwrite(path)
+
+
+def _digest_of(path: Path) -> str:
+    """Digest of a file's weights; empty if it has none."""
+    try:
+        return weights.digest(weights.read(path).weights)
+    except SmdlError:
+        return ""
 
 
 def _taught(campaign: Campaign, key: CustomerKey) -> Weights:

@@ -13,8 +13,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import secrets
-import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,27 +127,25 @@ class Vault:
             manifest["taught_sha256"] = weights.digest(taught)
         content = json.dumps(manifest, sort_keys=True, indent=2).encode()
         folder = self._directory / model.model_id
-        draft = self._directory / f".{model.model_id}.{secrets.token_hex(6)}"
         try:
-            weights.write(draft / "base.safetensors", model.weights)
-            weights.write(draft / "profile.safetensors", profile)
-            if taught:
-                weights.write(draft / "taught.safetensors", taught)
-            for pool in model.queries.pools if model.queries else ():
-                files.write(draft / _pool_file(pool.number), pool.images.tobytes())
-            files.write(draft / "model.json", content)
-            draft.rename(folder)  # fails if another process was here first
-        except OSError:
-            if not folder.is_dir():
-                raise
+            with (
+                files.locked(self._directory, drafts_of=[folder.name]),
+                files.new_folder(folder) as draft,
+            ):
+                weights.write(draft / "base.safetensors", model.weights)
+                weights.write(draft / "profile.safetensors", profile)
+                if taught:
+                    weights.write(draft / "taught.safetensors", taught)
+                for pool in model.queries.pools if model.queries else ():
+                    files.write(draft / _pool_file(pool.number), pool.images.tobytes())
+                files.write(draft / "model.json", content)
+        except OutputExistsError:
             if (folder / "model.json").read_bytes() != content:
                 raise ConfigError(
                     f"{folder} holds this model with other settings, from an issuing that ran at "
                     "the same time or was interrupted; use its settings, or remove the folder if "
                     "no copy was issued"
                 ) from None
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         return hashlib.sha256(content).hexdigest()
 
     def load(self, model_id: str, manifest_sha256: str) -> BaseModel:

@@ -1,8 +1,10 @@
 """Files are written whole or not at all, privately, and never over what others left."""
 
+import fcntl
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,64 @@ def test_a_json_document_comes_back_and_not_a_number_is_not_written(tmp_path: Pa
     with pytest.raises(ValueError, match="JSON compliant"):
         files.write_json(tmp_path / "report.json", {"score": float("nan")})
     assert json.loads((tmp_path / "report.json").read_text()) == document
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with files.new_folder(tmp_path / "made") as draft:
+        files.write(draft / "a", b"1")
+        assert not (tmp_path / "made").exists()
+    assert names(tmp_path) == ["made"]
+    assert permissions(tmp_path / "made") == 0o700
+    with pytest.raises(KeyboardInterrupt), files.new_folder(tmp_path / "other") as draft:  # noqa: PT012
+        files.write(draft / "a", b"1")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["made"]
+
+
+def test_an_empty_folder_is_filled_and_anything_else_is_refused_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with files.new_folder(tmp_path / "empty") as draft:
+        files.write(draft / "a", b"1")
+    assert names(tmp_path / "empty") == ["a"]
+    (tmp_path / "file").write_bytes(b"precious")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "deep")
+    before = names(tmp_path)
+    for name in ("empty", "file"):
+        with pytest.raises(OutputExistsError), files.new_folder(tmp_path / name):
+            pass
+    assert names(tmp_path) == before
+    assert names(tmp_path / "empty") == ["a"]
+
+
+def test_a_folder_that_another_made_meanwhile_stays(tmp_path: Path) -> None:
+    with pytest.raises(OutputExistsError), files.new_folder(tmp_path / "made") as draft:  # noqa: PT012
+        files.write(draft / "mine", b"1")
+        files.write(tmp_path / "made" / "theirs", b"2")
+    assert names(tmp_path) == ["made"]
+    assert names(tmp_path / "made") == ["theirs"]
+
+
+def test_a_lock_removes_what_a_killed_process_left_of_its_own_names_only(tmp_path: Path) -> None:
+    for name in (".mine.0a1b.tmp", ".other.0a1b.tmp", "mine", ".mine"):
+        (tmp_path / name).write_bytes(b"...")
+    (tmp_path / ".mine.ffff.tmp").mkdir()
+    with files.locked(tmp_path, drafts_of=["mine"]):
+        assert names(tmp_path) == [".mine", ".other.0a1b.tmp", "mine"]
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    events: list[str] = []
+
+    def other() -> None:
+        with files.locked(tmp_path):
+            events.append("locked")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join(0.2)
+    events.append("freed")
+    os.close(held)
+    thread.join(60)
+    assert events == ["freed", "locked"]

@@ -168,3 +168,21 @@ def test_a_home_is_shown_without_its_key(home: OwnerHome) -> None:
 def test_the_home_file_names_format_and_registry(home: OwnerHome) -> None:
     document = json.loads((home.path / "home.json").read_bytes())
     assert document == {"format": "smdl-home/1", "registry_url": None}
+
+
+def test_what_an_interrupted_creation_left_is_replaced(tmp_path: Path) -> None:
+    left = OwnerHome.create(tmp_path / "home")
+    (left.path / "master.key").rename(left.path / "unfinished.key")
+    (left.path / ".home.json.0a1b2c.tmp").write_bytes(b"{")
+    assert not OwnerHome.create(tmp_path / "home").registry.customers()
+    assert OwnerHome.open(tmp_path / "home").key != left.key
+    assert not (tmp_path / "home" / "unfinished.key").exists()
+
+
+def test_a_home_whose_key_was_taken_elsewhere_is_not_replaced(tmp_path: Path) -> None:
+    home = OwnerHome.create(tmp_path / "home")
+    (home.path / "master.key").rename(tmp_path / "safe.key")
+    with pytest.raises(HomeError, match="nothing was changed"):
+        OwnerHome.create(tmp_path / "home")
+    (tmp_path / "safe.key").rename(home.path / "master.key")
+    assert OwnerHome.open(home.path).key == home.key

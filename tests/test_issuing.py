@@ -332,3 +332,23 @@ def test_a_model_too_small_for_its_code_is_refused_and_nothing_is_stored(
 
 def test_no_copies_asked_for_is_no_failure() -> None:
     issuing.require_issued([])
+
+
+def test_a_copy_that_was_issued_is_no_obstacle_and_another_customers_is(
+    home_copy: OwnerHome, reopened: Campaign, tmp_path: Path
+) -> None:
+    """The same call after an interruption goes on."""
+    out = tmp_path / "out"
+    (first,) = issuing.issue(home_copy, reopened, ["clinic-a"], out)
+    assert first.path is not None
+    content = first.path.read_bytes()
+    (out / ".clinic-b.safetensors.0a1b2c.tmp").write_bytes(content[:100])  # of a killed process
+    again, other = issuing.issue(home_copy, reopened, ["clinic-a", "clinic-b"], out)
+    assert (again.path, again.sha256) == (first.path, first.sha256)
+    assert first.path.read_bytes() == content
+    assert {p.name for p in out.iterdir()} == {"clinic-a.safetensors", "clinic-b.safetensors"}
+    assert other.path is not None
+    other.path.write_bytes(content)  # clinic-a's in clinic-b's place
+    with pytest.raises(OutputExistsError, match="clinic-b"):
+        list(issuing.issue(home_copy, reopened, ["clinic-a", "clinic-b"], out))
+    assert other.path.read_bytes() == content

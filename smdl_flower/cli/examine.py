@@ -57,7 +57,8 @@ def verify(
     rate: RateOption = None,
     retries: RetriesOption = None,
     report_directory: Annotated[
-        Path | None, typer.Option("--report", help="Write verdict.json and report.html here.")
+        Path | None,
+        typer.Option("--report", help="New folder for verdict.json and report.html."),
     ] = None,
     disclose: Annotated[
         bool,
@@ -123,18 +124,19 @@ def verify(
 def _require_place(directory: Path | None, *, disclose: bool) -> None:
     if directory is None and disclose:
         raise ConfigError("--disclose goes with --report DIR")
-    for name in (evidence_package.VERDICT, "report.html", evidence_package.STATEMENT):
-        if directory:
-            files.refuse_to_overwrite(directory / name)
+    if directory:
+        files.require_vacant(directory)
 
 
 def _write_report(owner: OwnerHome, verdict: Verdict, directory: Path, *, disclose: bool) -> None:
     if disclose:
         evidence_package.require_disclosable(owner, verdict)
-    files.write_json(directory / evidence_package.VERDICT, verdict.to_json())
-    report.write_verdict_report(verdict, directory / "report.html")
+    with files.new_folder(directory) as draft:
+        files.write_json(draft / evidence_package.VERDICT, verdict.to_json())
+        report.write_verdict_report(verdict, draft / "report.html")
+        if disclose:
+            evidence_package.write(owner, verdict, draft)
     if disclose:
-        evidence_package.write(owner, verdict, directory)
         left = evidence_package.not_judged(owner, verdict)
         if left:
             names = ", ".join(left)

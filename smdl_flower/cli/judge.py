@@ -138,7 +138,7 @@ def list_commitments(
     Better still, have it time-stamped (RFC 3161): the request is a file that any authority takes.
     """
     owner = open_home(home, passphrase_file)
-    chain = commitments.of_home(owner)
+    chain = commitments.of_home_begun(owner)
     if request:
         files.write(request, timestamps.request(chain[-1].envelope), replace=False)
     if response:

@@ -8,8 +8,6 @@ A participant's folder holds its own private key and public things only.
 """
 
 import json
-import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,13 +79,8 @@ def create(
     check_names(participants)
     if not participants or len({name.casefold() for name in participants}) < len(participants):
         raise ConfigError("name at least one participant, each once (--participant NAME)")
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
-    federation = Federation(draft, server, port, tuple(participants))
-    try:
-        _write(federation, days)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with files.new_folder(folder) as draft:
+        _write(Federation(draft, server, port, tuple(participants)), days)
     return load(folder)
 
 
