@@ -22,25 +22,44 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sql
 
 from smdl_flower import files
-from smdl_flower.errors import ConfigError, IntegrityError
+from smdl_flower.database import TABLE, Database, Row, one_writer
+from smdl_flower.errors import HomeError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 
 FORMAT = "smdl-registry/1"
 ROTATION = "rotation"  # kind of an entry; its body names the new key by its commitment
 
-_TABLE = sql.Table(
-    "smdl_registry_1",
-    sql.MetaData(),
-    sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("kind", sql.String(16), nullable=False),
-    sql.Column("body", sql.Text, nullable=False),
-    sql.Column("mac", sql.String(64), nullable=False),
-)
 _FIRST_MAC = bytes(32)
 
 State = TypeVar("State")
 Body = dict[str, Any]
 Append = Callable[[str, Body], None]
+
+
+@dataclass(frozen=True)
+class Meaning(Generic[State]):
+    """What entries mean.
+
+    Attributes:
+        empty: Makes the state of an empty log.
+        apply: Takes an entry, kind and body, into a state.
+    """
+
+    empty: Callable[[], State]
+    apply: Callable[[State, str, Body], None]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A whole log, and the head file that belongs to it.
+
+    Attributes:
+        rows: Number, kind, body and MAC of each entry.
+        head: The document of the head file.
+    """
+
+    rows: list[Row]
+    head: Body
 
 
 class Chain(Generic[State]):
@@ -50,8 +69,8 @@ class Chain(Generic[State]):
         url: Of the database.
         keys: Of the owner, the first one first.
         head: The head file.
-        empty: Makes the state of an empty log.
-        apply: Takes an entry, kind and body, into a state.
+        meaning: Of its entries.
+        closed: Why nothing may be appended; empty if it may.
 
     Raises:
         ConfigError: The URL is none.
@@ -60,7 +79,7 @@ class Chain(Generic[State]):
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> at = f"sqlite:///{folder}/log.db", [OwnerKey(bytes(32))], folder / "log.head"
-        >>> chain = Chain(*at, empty=list, apply=lambda seen, kind, body: seen.append(kind))
+        >>> chain = Chain(*at, Meaning(list, lambda seen, kind, body: seen.append(kind)))
         >>> chain.create()
         >>> with chain.writing() as (seen, append):
         ...     append("note", {"text": "first"})
@@ -73,18 +92,14 @@ class Chain(Generic[State]):
         url: str | sql.URL,
         keys: Sequence[OwnerKey],
         head: Path,
-        *,
-        empty: Callable[[], State],
-        apply: Callable[[State, str, Body], None],
+        meaning: Meaning[State],
+        closed: str = "",
     ) -> None:
-        try:
-            self._engine = _engine(url)
-        except (sql.exc.ArgumentError, ImportError) as error:
-            raise ConfigError(f"registry: not a usable database URL ({error})") from None
+        self._database = Database(url)
+        self._closed = closed
         self._keys = tuple(keys)
         self._head = head
-        self._empty = empty
-        self._apply = apply
+        self._empty, self._apply = meaning.empty, meaning.apply
         self._forget()
 
     def create(self) -> None:
@@ -93,13 +108,41 @@ class Chain(Generic[State]):
         Raises:
             ConfigError: The database already holds one, or cannot be reached.
         """
-        try:
-            with self._engine.begin() as connection:
-                _TABLE.create(connection)
-        except sql.exc.SQLAlchemyError as error:
-            raise ConfigError(
-                f"registry: cannot be created, or is there already ({_first_line(error)})"
-            ) from None
+        self._database.create()
+        self._write_head()
+
+    def require_open(self) -> None:
+        """Raise :class:`HomeError` if nothing may be appended."""
+        if self._closed:
+            raise HomeError(f"nothing can be recorded: {self._closed}")
+
+    def export(self) -> Export:
+        """Return the log as it is now, checked."""
+        with self._forgetting(), self._database.connection() as connection:
+            self._replay(connection)
+            found = connection.execute(TABLE.select().order_by(TABLE.c.number))
+            rows = [Row(*row) for row in found if row.number < self._entries]
+            return Export(rows, self._head_document())
+
+    def fill(self, rows: Sequence[Row]) -> None:
+        """Write an exported log, whose head file is in place, into a database; all or nothing.
+
+        If the database has a log already, that is kept: it must go on from the exported one.
+
+        Raises:
+            ConfigError: The database cannot be reached.
+            IntegrityError: Either log is not authentic, or not the one that the head is about.
+        """
+        with self._forgetting(), self._database.connection() as connection:
+            if not sql.inspect(connection).has_table(TABLE.name):
+                TABLE.create(connection)
+                if rows:
+                    connection.execute(TABLE.insert(), [row._asdict() for row in rows])
+            head = self._replay(connection)
+            if head.entries != len(rows):
+                raise IntegrityError(
+                    f"registry: {len(rows)} entries, {head.entries} were written; restore it"
+                )
         self._write_head()
 
     def read(self) -> State:
@@ -108,33 +151,26 @@ class Chain(Generic[State]):
         Raises:
             IntegrityError: The log is not as it was written.
         """
-        try:
-            with self._connection() as connection:
-                self._replay(connection)
-        except BaseException:
-            self._forget()
-            raise
+        with self._forgetting(), self._database.connection() as connection:
+            self._replay(connection)
         return self._state
 
     @contextmanager
     def writing(self) -> Iterator[tuple[State, Append]]:
         """One transaction: the checked state, and a function that appends an entry to it."""
-        try:
-            with self._connection() as connection:
-                _one_writer(connection)
-                self._replay(connection)
+        self.require_open()
+        with self._forgetting(), self._database.connection() as connection:
+            one_writer(connection)
+            self._replay(connection)
 
-                def append(kind: str, body: Body) -> None:
-                    text = json.dumps(body, sort_keys=True)
-                    mac = self._mac(kind, text)
-                    row = {"number": self._entries, "kind": kind, "body": text, "mac": mac.hex()}
-                    connection.execute(_TABLE.insert().values(row))
-                    self._take(kind, body, mac)
+            def append(kind: str, body: Body) -> None:
+                text = json.dumps(body, sort_keys=True)
+                mac = self._mac(kind, text)
+                row = {"number": self._entries, "kind": kind, "body": text, "mac": mac.hex()}
+                connection.execute(TABLE.insert().values(row))
+                self._take(kind, body, mac)
 
-                yield self._state, append
-        except BaseException:
-            self._forget()  # what was appended is rolled back: read it all anew
-            raise
+            yield self._state, append
         # After the commit: a head that lags behind a complete log is accepted, the reverse is not.
         self._write_head()
 
@@ -149,19 +185,17 @@ class Chain(Generic[State]):
         return len(self._macs) - 1
 
     @contextmanager
-    def _connection(self) -> Iterator[sql.Connection]:
+    def _forgetting(self) -> Iterator[None]:
+        """After an error what is known may not be what is stored: it is all read anew."""
         try:
-            with self._engine.begin() as connection:
-                yield connection
-        except sql.exc.SQLAlchemyError as error:
-            reason = _first_line(error)
-            if "locked" in reason:
-                raise ConfigError("registry: another process keeps it busy; try again") from None
-            raise IntegrityError(f"registry: cannot be used ({reason})") from None
+            yield
+        except BaseException:
+            self._forget()
+            raise
 
-    def _replay(self, connection: sql.Connection) -> None:
+    def _replay(self, connection: sql.Connection) -> "_Head":
         head = self._read_head()  # before the log: other processes add to that, then to the head
-        added = _TABLE.select().where(_TABLE.c.number >= self._entries).order_by(_TABLE.c.number)
+        added = TABLE.select().where(TABLE.c.number >= self._entries).order_by(TABLE.c.number)
         for row in connection.execute(added):
             expected = self._mac(row.kind, row.body)
             if row.number != self._entries or row.mac != expected.hex():
@@ -171,6 +205,7 @@ class Chain(Generic[State]):
                 )
             self._take(row.kind, json.loads(row.body), expected)
         self._check_head(head)
+        return head
 
     def _take(self, kind: str, body: Body, mac: bytes) -> None:
         """Let an authentic entry be the newest."""
@@ -204,10 +239,12 @@ class Chain(Generic[State]):
         # authentic is found out by whoever reads it together with the log.
         if self._head.exists() and self._read_head().entries >= self._entries:
             return
+        files.write_json(self._head, self._head_document())
+
+    def _head_document(self) -> Body:
         last = self._macs[-1].hex()
         seal = self._seal(self._entries, last)
-        document = {"format": FORMAT, "entries": self._entries, "mac": last, "seal": seal}
-        files.write_json(self._head, document)
+        return {"format": FORMAT, "entries": self._entries, "mac": last, "seal": seal}
 
     def _read_head(self) -> "_Head":
         try:
@@ -245,33 +282,3 @@ class _Head:
     entries: int
     mac: str
     seal: str
-
-
-def _engine(url: str | sql.URL) -> sql.Engine:
-    engine = sql.create_engine(url, poolclass=sql.pool.NullPool)  # nothing stays open
-    if engine.dialect.name == "sqlite":
-        # One writer at a time, from its first read on: two processes that issue at once must not
-        # continue the chain from the same entry. The driver's own BEGIN comes too late for that.
-        @sql.event.listens_for(engine, "connect")
-        def _no_implicit_begin(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None
-            connection.execute("PRAGMA busy_timeout = 60000")
-
-        @sql.event.listens_for(engine, "begin")
-        def _begin_immediate(connection: sql.Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _one_writer(connection: sql.Connection) -> None:
-    """Wait until no other process continues the log; SQLite did so when the transaction began.
-
-    In other databases two that add the same number fail on the primary key: one of them does.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"LOCK TABLE {_TABLE.name} IN EXCLUSIVE MODE")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -99,10 +99,11 @@ def publish_rotation(home: OwnerHome) -> list[Commitment]:
     Returns:
         The chain.
     """
-    chain = of_home(home) or [publish_owner(home)]
-    for key in home.keys[len(keys_of(chain)) :]:
-        chain.append(_append(home, chain, ROTATION_KIND, *_introduced(key)))
-    return chain
+    with files.locked(directory(home)):
+        chain = of_home_begun(home)
+        for key in home.keys[len(keys_of(chain)) :]:
+            chain.append(_append(home, chain, ROTATION_KIND, *_introduced(key)))
+        return chain
 
 
 def signer(home: OwnerHome, chain: Sequence[Commitment]) -> SigningKey:
@@ -273,6 +274,7 @@ def _append(
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
+    home.require_writable()  # before a statement is out that could not be recorded
     key = signer(home, chain)
     envelope = key.sign(subjects, kind, predicate)
     path = directory(home) / f"{len(chain) + 1:06d}.json"

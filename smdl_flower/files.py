@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from smdl_flower.errors import OutputExistsError
 
@@ -36,12 +36,19 @@ def write(path: Path, content: bytes, *, mode: int = PRIVATE_FILE, replace: bool
         >>> target.read_bytes(), oct(target.stat().st_mode & 0o777)
         (b'kept whole', '0o600')
     """
+    with writing(path, mode=mode, replace=replace) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, mode: int = PRIVATE_FILE, replace: bool = True) -> Iterator[BinaryIO]:
+    """As :func:`write`, for what comes in pieces; an error in the block leaves no file."""
     make_private_directory(path.parent)
     temporary = _draft(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         if replace:

@@ -1,21 +1,22 @@
 """The owner's home: master keys, registry and vault in one private directory."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy
 
-from smdl_flower import files, keyfile
-from smdl_flower.errors import HomeError, IntegrityError
+from smdl_flower import files, home_file, keyfile
+from smdl_flower.errors import HomeError
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.fingerprint.keys import CampaignKey, OwnerKey
+from smdl_flower.home_file import Settings
 from smdl_flower.registry import Registry
 from smdl_flower.vault import BaseModel, Vault
 
-FORMAT = "smdl-home/1"
 DEFAULT_HOME = Path("~/.smdl")
 KEY_FILE = "master.key"
+HEAD_FILE = "registry.head"
+DATABASE_FILE = "registry.db"
 _UNFINISHED = "unfinished.key"  # what it is called until all else is there
 
 
@@ -28,6 +29,7 @@ class OwnerHome:
         keys: The master keys, the newest last; their ``repr`` hides them.
         registry: Customers and copies.
         vault: Base models.
+        tracing_only: Why nothing may be recorded in it, in words; empty if it may.
 
     Example:
         >>> import tempfile
@@ -41,6 +43,7 @@ class OwnerHome:
     keys: tuple[OwnerKey, ...]
     registry: Registry
     vault: Vault
+    tracing_only: str = ""
 
     @classmethod
     def create(
@@ -65,9 +68,9 @@ class OwnerHome:
             key = OwnerKey.generate()
             keyfile.save(path / _UNFINISHED, [key], passphrase)
             if registry_url is None:
-                files.write(path / "registry.db", b"")  # SQLite would make it readable by all
-            registry = Registry.create(_url(path, registry_url), [key], path / "registry.head")
-            files.write_json(path / "home.json", {"format": FORMAT, "registry_url": registry_url})
+                files.write(path / DATABASE_FILE, b"")  # SQLite would make it readable by all
+            registry = Registry.create(_url(path, registry_url), [key], path / HEAD_FILE)
+            home_file.write(path, Settings(registry_url))
             files.move(path / _UNFINISHED, path / KEY_FILE)  # from now on it is a home
         return cls(path, (key,), registry, Vault(path / "vault"))
 
@@ -81,21 +84,20 @@ class OwnerHome:
         """
         cls.require(path)
         keys = keyfile.load(path / KEY_FILE, passphrase)
-        try:
-            document = json.loads((path / "home.json").read_bytes())
-            if document["format"] != FORMAT:
-                raise ValueError(document["format"])
-            url = _url(path, document["registry_url"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise IntegrityError(f"{path / 'home.json'}: missing or damaged; restore it") from None
-        registry = Registry(url, keys, path / "registry.head")
-        return cls(path, keys, registry, Vault(path / "vault"))
+        settings = home_file.read(path)
+        url, why = _url(path, settings.registry_url), settings.tracing_only
+        registry = Registry(url, keys, path / HEAD_FILE, closed=why)
+        return cls(path, keys, registry, Vault(path / "vault"), why)
 
     @staticmethod
     def require(path: Path) -> None:
         """Raise :class:`HomeError` unless ``path`` holds a home."""
         if not (path / KEY_FILE).is_file():
             raise HomeError(f"{path} is no owner's home; create one with: smdl init --home {path}")
+
+    def require_writable(self) -> None:
+        """Raise :class:`HomeError` if nothing may be recorded in this home."""
+        self.registry.require_open()
 
     @property
     def key(self) -> OwnerKey:
@@ -137,12 +139,12 @@ def _make_way(path: Path) -> None:
     left = {entry.name for entry in path.iterdir() if not files.is_draft(entry)}
     if left and (_UNFINISHED not in left or KEY_FILE in left):
         raise HomeError(f"{path} is there already and not empty; nothing was changed")
-    for name in left & {"registry.db-journal", "registry.db", "registry.head", "home.json"}:
+    for name in left & {f"{DATABASE_FILE}-journal", DATABASE_FILE, HEAD_FILE, home_file.NAME}:
         (path / name).unlink()
     (path / _UNFINISHED).unlink(missing_ok=True)
 
 
 def _url(path: Path, registry_url: str | None) -> str | sqlalchemy.URL:
     # Not as text: a "?" in the path would end it.
-    database = str((path / "registry.db").resolve())
+    database = str((path / DATABASE_FILE).resolve())
     return registry_url or sqlalchemy.URL.create("sqlite", database=database)

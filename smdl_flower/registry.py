@@ -13,7 +13,8 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from smdl_flower.chain import ROTATION, Append, Chain
+from smdl_flower.chain import ROTATION, Append, Chain, Export, Meaning
+from smdl_flower.database import Row
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.nodekeys import NodePublicKey
@@ -143,8 +144,11 @@ class Registry:
         ('clinic-a', 'bank-b')
     """
 
-    def __init__(self, url: str | sql.URL, keys: Sequence[OwnerKey], head: Path) -> None:
-        self._chain = Chain(url, keys, head, empty=_State, apply=_apply)
+    def __init__(
+        self, url: str | sql.URL, keys: Sequence[OwnerKey], head: Path, *, closed: str = ""
+    ) -> None:
+        meaning = Meaning(_State, _apply)
+        self._chain = Chain(url, keys, head, meaning, closed)
         self._keys = tuple(keys)
 
     @classmethod
@@ -162,6 +166,18 @@ class Registry:
         registry = cls(url, keys, head)
         registry._chain.create()
         return registry
+
+    def require_open(self) -> None:
+        """Raise :class:`HomeError` if nothing may be recorded."""
+        self._chain.require_open()
+
+    def export(self) -> Export:
+        """Return the log as it is now, checked."""
+        return self._chain.export()
+
+    def fill(self, rows: Sequence[Row]) -> None:
+        """Write an exported log into a database; see :meth:`smdl_flower.chain.Chain.fill`."""
+        self._chain.fill(rows)
 
     def customers(self) -> tuple[str, ...]:
         """Return all customers in the order they were added."""

@@ -39,7 +39,7 @@ def rotate(path: Path, passphrase: str | None) -> Rotation:
         passphrase: That opens it; the new key is kept under the same.
 
     Raises:
-        HomeError: There is no home, or the passphrase is missing or wrong.
+        HomeError: There is no home, it may only trace, or the passphrase is missing or wrong.
         IntegrityError: Registry or commitments are not as they were written; nothing was changed.
         ConfigError: The home has too many keys.
 
@@ -53,6 +53,7 @@ def rotate(path: Path, passphrase: str | None) -> Rotation:
     OwnerHome.require(path)
     with files.locked(path):
         home = OwnerHome.open(path, passphrase)
+        home.require_writable()
         if is_finished(home):
             keys = (*home.keys, OwnerKey.generate())
             keyfile.replace(path / KEY_FILE, keys, passphrase)

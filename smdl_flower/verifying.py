@@ -102,7 +102,8 @@ def verify(
         raise NotComparableError("; ".join([*misfits, *found.misfits, _held(suspect.weights)]))
     file = Suspect(str(path), suspect.sha256, suspect.kind)
     verdict = _judge(file, examinations, level, broadcasts)
-    verdict = replace(verdict, remarks=suspect.remarks + verdict.remarks)
+    known = (home.tracing_only,) if home.tracing_only else ()
+    verdict = replace(verdict, remarks=known + suspect.remarks + verdict.remarks)
     return _with_leak(verdict, found.leaks)
 
 

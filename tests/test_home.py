@@ -167,7 +167,7 @@ def test_a_home_is_shown_without_its_key(home: OwnerHome) -> None:
 
 def test_the_home_file_names_format_and_registry(home: OwnerHome) -> None:
     document = json.loads((home.path / "home.json").read_bytes())
-    assert document == {"format": "smdl-home/1", "registry_url": None}
+    assert document == {"format": "smdl-home/2", "registry_url": None, "tracing_only": ""}
 
 
 def test_what_an_interrupted_creation_left_is_replaced(tmp_path: Path) -> None:

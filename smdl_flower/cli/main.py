@@ -17,6 +17,7 @@ from smdl_flower.cli import (
     deploy,
     examine,
     judge,
+    keeping,
     keys,
     owner,
     privacy,
@@ -46,6 +47,9 @@ app.add_typer(scenario.app, name="scenario")
 app.command("issue")(owner.issue)
 app.command("sealing-key")(owner.sealing_key)
 app.add_typer(keys.app, name="key")
+app.command("backup")(keeping.back_up)
+app.command("restore")(keeping.restore)
+app.command("check")(keeping.check)
 app.command("verify")(examine.verify)
 app.command("judge")(judge.judge)
 app.command("commitments")(judge.list_commitments)
