@@ -297,7 +297,8 @@ def _named_key(statement: Statement) -> str:
 
 def _introduced(key: OwnerKey) -> tuple[dict[str, str], dict[str, Any]]:
     """What a statement says that brings a key: subjects and predicate."""
-    return {OWNER: key.commitment()}, {"public_key": key.signing_key().public}
+    keys = {"public_key": key.signing_key().public, "bundle_key": key.bundle_key().public_id}
+    return {OWNER: key.commitment()}, keys
 
 
 def _part(predicate: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:

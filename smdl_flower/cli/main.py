@@ -23,6 +23,7 @@ from smdl_flower.cli import (
     privacy,
     scenario,
     serve,
+    sign,
 )
 from smdl_flower.errors import SmdlError
 
@@ -47,6 +48,7 @@ app.add_typer(scenario.app, name="scenario")
 app.command("issue")(owner.issue)
 app.command("sealing-key")(owner.sealing_key)
 app.add_typer(keys.app, name="key")
+app.command("sign")(sign.sign)
 app.command("backup")(keeping.back_up)
 app.command("restore")(keeping.restore)
 app.command("check")(keeping.check)

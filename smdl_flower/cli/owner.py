@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from smdl_flower import commitments, handover, issuing, sealing
+from smdl_flower import bundles, commitments, handover, issuing, sealing
 from smdl_flower.cli import tables
 from smdl_flower.cli.options import (
     HomeOption,
@@ -16,6 +16,7 @@ from smdl_flower.cli.options import (
     print_json,
     resolve_home,
 )
+from smdl_flower.cli.sign import sign_all
 from smdl_flower.config import DataConfig, FingerprintConfig, checked
 from smdl_flower.data import Images, load_test
 from smdl_flower.errors import ConfigError
@@ -113,6 +114,9 @@ def issue(
         int, typer.Option(help="Answers that tell copies apart, in each pool; 0 for none.")
     ] = 0,
     query_pools: Annotated[int, typer.Option(help="Pools of query images.")] = 1,
+    sign_copies: Annotated[
+        bool, typer.Option("--sign", help="Sign each copy too, as smdl sign does.")
+    ] = False,
     home: HomeOption = None,
     passphrase_file: PassphraseOption = None,
     as_json: JsonOption = False,
@@ -136,6 +140,8 @@ def issue(
         "demo_customers": 0,
     }
     config = checked(FingerprintConfig, values)
+    if sign_copies:
+        bundles.require_installed()
     owner = open_home(home, passphrase_file)
     file = handover.read(model, [key.sealing_key() for key in owner.keys])
     spec = (
@@ -151,6 +157,10 @@ def issue(
         raise ConfigError("the registry has no customers; say: smdl customer add NAME")
     campaign = issuing.open_campaign(owner, spec, file.weights, config, gate)
     results = list(issuing.issue(owner, campaign, names, out))
+    if sign_copies:
+        copies = [result.path for result in results if result.path]
+        # Of a command that was interrupted and said again, some may be signed.
+        sign_all(owner, [path for path in copies if not bundles.signature_of(path).exists()])
     if as_json:
         print_json(tables.issue_json(campaign, results))
     else:

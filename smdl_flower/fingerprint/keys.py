@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from smdl_flower.bundles import BundleKey
 from smdl_flower.sealing import SealingKey
 from smdl_flower.signing import SigningKey
 
@@ -193,6 +194,11 @@ class OwnerKey:
     def signing_key(self) -> SigningKey:
         """Return the key that signs the owner's statements; derived, like :meth:`sealing_key`."""
         return SigningKey(_expand(self.secret, "signing"))
+
+    def bundle_key(self) -> BundleKey:
+        """Return the key that signs model-signing bundles; derived, like :meth:`sealing_key`."""
+        halves = (_expand(self.secret, f"model-signing/{half}") for half in ("1", "2"))
+        return BundleKey(b"".join(halves))
 
     def commitment(self) -> str:
         """Return a value, hexadecimal, that binds to this key and does not help to find it."""
