@@ -7,12 +7,13 @@ the suspect gives is refused, also where the accusation itself would stand.
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from smdl_flower import evidence
 from smdl_flower.errors import IntegrityError
+from smdl_flower.evidence import Witness
 from smdl_flower.fingerprint import decoys, tracing
 from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.fingerprint.keys import CustomerKey, CustomerStreams
@@ -28,37 +29,26 @@ class Confirmation:
     Attributes:
         customer: Who is accused.
         model_id: Base model of the copy.
-        evidence: ``carrier``, ``payload`` or ``queries``.
-        test: Which test; as in a verdict.
-        stage: Of the accusation process.
-        score: z of the carrier, or a codeword's integer score.
-        log10_p: Bound on the chance that an innocent scores as much.
-        threshold: Largest log10 p that accuses.
+        witnesses: Tests that accuse, the strongest first; the best one if none does.
         alignment: How the suspect was aligned.
         confirmed: Whether it accuses.
     """
 
     customer: str
     model_id: str
-    evidence: str
-    test: str
-    stage: int
-    score: float
-    log10_p: float
-    threshold: float
+    witnesses: tuple[Witness, ...]
     alignment: str
     confirmed: bool
 
     @property
-    def label(self) -> str:
-        """Evidence and test in words, as a verdict says it."""
-        which = f" ({self.test})" if self.test != self.evidence else ""
-        return f"{self.evidence}{which}" + (f", stage {self.stage}" if self.stage > 1 else "")
+    def strongest(self) -> Witness:
+        """The strongest of them."""
+        return self.witnesses[0]
 
     @property
     def margin(self) -> float:
         """Powers of ten between what was found and what accuses; positive if confirmed."""
-        return self.threshold - self.log10_p
+        return self.strongest.threshold - self.strongest.log10_p
 
 
 @dataclass(frozen=True)
@@ -67,13 +57,13 @@ class Basis:
 
     Attributes:
         model_id: The base model.
-        words: What codewords were read from: ``payload`` or ``queries``.
+        words: What codewords were read from.
         alignment: How the suspect was aligned.
         level: What each comparison may spend.
     """
 
     model_id: str
-    words: str
+    words: Literal["payload", "queries"]
     alignment: str
     level: Level
 
@@ -90,14 +80,13 @@ def confirm(
     """
     trace = tracing.trace(first, accused, basis.level)
     found = [
-        _confirmation(f.customer, f.tests[0], basis, f.stage, confirmed=True)
-        for f in trace.findings
+        _confirmation(f.customer, f.tests, basis, f.stage, confirmed=True) for f in trace.findings
     ]
     named = {f.customer for f in trace.findings}
     for comparison in trace.comparisons:
         if comparison.customer not in named:
             best = min(comparison.tests, key=lambda test: test.log_p)
-            found.append(_confirmation(comparison.customer, best, basis, 1, confirmed=False))
+            found.append(_confirmation(comparison.customer, (best,), basis, 1, confirmed=False))
     return tuple(found)
 
 
@@ -113,12 +102,30 @@ def decoy_keys(seed: bytes) -> Iterator[CustomerKey]:
         yield CustomerKey(f"decoy/{number}", secret)
 
 
-def check_stated(verdict: dict[str, Any], found: Sequence[Confirmation], stated: Level) -> None:
+@dataclass(frozen=True)
+class Bits:
+    """The bits as a judge read them, and what the opened words say.
+
+    Attributes:
+        model_id: The base model.
+        readings: One for each way in which the suspect was read.
+        words: Of the accused, where they were opened.
+    """
+
+    model_id: str
+    readings: tuple[str, ...]
+    words: Mapping[str, str]
+
+
+def check_stated(
+    verdict: dict[str, Any], found: Sequence[Confirmation], read: Sequence[Bits], stated: Level
+) -> None:
     """Raise unless a verdict says what was found, as far as a judge can know.
 
     Args:
         verdict: As the owner states it; may be hostile.
         found: The same accusations computed anew from the same suspect.
+        read: The bits.
         stated: What each comparison may spend by its own account.
 
     Raises:
@@ -126,9 +133,11 @@ def check_stated(verdict: dict[str, Any], found: Sequence[Confirmation], stated:
     """
     try:
         for confirmation in found:
-            _check_accusation(verdict, confirmation, stated)
+            bits = next(bits for bits in read if bits.model_id == confirmation.model_id)
+            _check_accusation(verdict, confirmation, stated, opened=bool(bits.words))
         _check_readings(verdict, found)
-    except (KeyError, TypeError, ValueError, AttributeError):
+        _check_bits(verdict, next(bits for bits in read if bits.model_id == verdict["model_id"]))
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
         raise IntegrityError("verdict.json is damaged") from None
 
 
@@ -151,24 +160,34 @@ def check_form(verdict: dict[str, Any]) -> None:
         )
 
 
-def _check_accusation(verdict: dict[str, Any], found: Confirmation, stated: Level) -> None:
+def _check_accusation(
+    verdict: dict[str, Any], found: Confirmation, stated: Level, *, opened: bool
+) -> None:
     who = (found.customer, found.model_id)
     (entry,) = (a for a in verdict["accused"] if (a["customer"], a["model_id"]) == who)
-    witnesses = [entry, *entry["other_witnesses"]]
-    for witness in witnesses:
+    said = [entry, *entry["other_witnesses"]]
+    for witness in said:
         if not _close(witness["threshold"], stated.log_p(int(witness["stage"])) / math.log(10)):
             raise IntegrityError(f"{found.customer}: the stated threshold is not that of its level")
-    same = [w for w in witnesses if (w["test"], w["stage"]) == (found.test, found.stage)]
-    if found.confirmed and not any(
-        w["evidence"] == found.evidence
-        and _close(w["score"], found.score)
-        and _close(w["log10_p"], found.log10_p)
-        for w in same
+    # Where nothing accuses, that is the outcome. Else each test that is told must have been found,
+    # but for those of words that stay closed.
+    if found.confirmed and not all(
+        any(_same(witness, other) for other in found.witnesses)
+        for witness in said
+        if opened or witness["evidence"] == tracing.CARRIER
     ):
+        strongest = found.strongest
         raise IntegrityError(
-            f"{found.customer}: the verdict does not say what was found, {found.test} "
-            f"{found.score:.1f} at stage {found.stage}"
+            f"{found.customer}: the verdict does not say what was found, {strongest.label()} "
+            f"{strongest.score:.1f}"
         )
+
+
+def _same(said: dict[str, Any], found: Witness) -> bool:
+    names = ("evidence", "test", "stage")
+    return all(said[name] == getattr(found, name) for name in names) and all(
+        _close(said[name], getattr(found, name)) for name in ("score", "log10_p")
+    )
 
 
 def _check_readings(verdict: dict[str, Any], found: Sequence[Confirmation]) -> None:
@@ -183,21 +202,38 @@ def _check_readings(verdict: dict[str, Any], found: Sequence[Confirmation]) -> N
         raise IntegrityError("the suspect was not aligned as the verdict says")
 
 
+def _check_bits(verdict: dict[str, Any], read: Bits) -> None:
+    payload = verdict["payload"]
+    said, matching = str(payload["bits"]), int(payload["matching_bits"])
+    if not any(_alike(said, bits) for bits in read.readings):
+        raise IntegrityError("the bits are not those that the verdict says were read")
+    word = read.words.get(payload["best_match"])
+    agreeing = sum(map(str.__eq__, said, word)) if word else matching
+    if matching != agreeing or not _close(payload["bit_error_rate"], 1 - matching / len(said)):
+        raise IntegrityError("the bits do not agree with the word as the verdict says")
+
+
+def _alike(said: str, found: str) -> bool:
+    """Whether bits are the same but for a few next to zero, which another processor may turn."""
+    other = sum(map(str.__ne__, said, found))
+    return len(said) == len(found) and other <= max(1, len(found) // 100)
+
+
 def _confirmation(
-    customer: str, test: tracing.Test, basis: Basis, stage: int, *, confirmed: bool
+    customer: str, tests: Sequence[tracing.Test], basis: Basis, stage: int, *, confirmed: bool
 ) -> Confirmation:
-    return Confirmation(
-        customer=customer,
-        model_id=basis.model_id,
-        evidence=tracing.CARRIER if test.name == tracing.CARRIER else basis.words,
-        test=test.name,
-        stage=stage,
-        score=test.score,
-        log10_p=test.log_p / math.log(10),
-        threshold=basis.level.log_p(stage) / math.log(10),
-        alignment=basis.alignment,
-        confirmed=confirmed,
+    witnesses = tuple(
+        Witness(
+            evidence="carrier" if test.name == tracing.CARRIER else basis.words,
+            score=test.score,
+            log10_p=test.log_p / math.log(10),
+            threshold=basis.level.log_p(stage) / math.log(10),
+            test=test.name,
+            stage=stage,
+        )
+        for test in tests
     )
+    return Confirmation(customer, basis.model_id, witnesses, basis.alignment, confirmed)
 
 
 def _close(said: Any, found: float) -> bool:

@@ -10,7 +10,7 @@ Two halves: :mod:`smdl_flower.rereading` of weights, :mod:`smdl_flower.rehearing
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -135,8 +135,7 @@ def _of_file(package: Package, suspect: Path, trust: Trust) -> Judgement:
     if file.sha256 != package.suspect_sha256:
         raise IntegrityError(f"{suspect} is not the file that the evidence is about")
     found = [rereading.reread(package, model_id, file.weights) for model_id in package.model_ids]
-    confirmations = tuple(c for reread in found for c in reread.confirmations)
-    confirming.check_stated(package.verdict, confirmations, package.stated_level())
+    _check_stated(package, found)
     return _judgement(package, found, trust, FILE)
 
 
@@ -144,11 +143,19 @@ def _of_answers(package: Package, suspect: Asking | None, trust: Trust) -> Judge
     record = rehearing.records(package)
     models = package.model_ids
     found = [rehearing.rehear(package, m, record.get(m), None) for m in models]
-    confirmations = tuple(c for reheard in found for c in reheard.confirmations)
-    confirming.check_stated(package.verdict, confirmations, package.stated_level())
+    _check_stated(package, found)
+    asked = next(r.asked for r in found if r.bits.model_id == package.verdict["model_id"])
+    if package.verdict["queries"] != asdict(asked):
+        raise IntegrityError("the suspect was not asked, or did not answer, as the verdict says")
     if suspect:  # only after all that was signed held: asking anew discloses the pool once more
         found = [rehearing.rehear(package, m, record.get(m), suspect) for m in models]
     return _judgement(package, found, trust, ASKED if suspect else RECORDED)
+
+
+def _check_stated(package: Package, found: Sequence[Reread] | Sequence[Reheard]) -> None:
+    confirmations = [c for part in found for c in part.confirmations]
+    read = [part.bits for part in found]
+    confirming.check_stated(package.verdict, confirmations, read, package.stated_level())
 
 
 def _judgement(
@@ -170,7 +177,7 @@ def _judgement(
         confirmations=tuple(c for part in found for c in part.confirmations),
         decoys=found[0].decoys,
         agreeing=sum(part.agreeing for part in heard) if heard else None,
-        images=sum(part.images for part in heard) if heard else None,
+        images=sum(part.asked.images for part in heard) if heard else None,
         stamped_at=package.stamped_at([c.digest for c in used], trust.authorities),
     )
 

@@ -184,6 +184,16 @@ class Package:
         return found
 
 
+def check_about(opened: dict[str, Any], name: str, commitment: Commitment) -> None:
+    """Raise :class:`IntegrityError` unless a disclosure is of that format and commitment."""
+    model_id = str(opened["model_id"])
+    base = commitment.subjects.get(commitments.BASE, "")
+    if (opened["format"], opened["commitment_sha256"]) != (name, commitment.digest) or (
+        len(model_id) != MODEL_ID or not base.startswith(model_id)
+    ):
+        raise IntegrityError("what is disclosed belongs to another commitment")
+
+
 def check_opened(leaf: bytes, entry: dict[str, Any], root: object, count: int) -> None:
     """Raise :class:`IntegrityError` unless an opened secret is the one committed to.
 

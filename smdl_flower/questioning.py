@@ -236,7 +236,7 @@ def _judge(name: str, hearings: list[Hearing], level: Level, failures: list[str]
         highest_unnamed_score=None,
         remarks=(*_remarks(hearings), *(r for h in hearings for r in h.remarks), *failures),
         decoys=best.decoys,
-        queries=_asked(best),
+        queries=asked(best.interview),
         heard=heard,
     )
 
@@ -258,8 +258,8 @@ def _payload(hearing: Hearing, named: set[tuple[str, str]]) -> PayloadReading:
     return PayloadReading.of(interview.bits, agreement, accused)
 
 
-def _asked(hearing: Hearing) -> AskedQueries:
-    interview = hearing.interview
+def asked(interview: Interview) -> AskedQueries:
+    """Return what was asked and how it was answered, as a verdict says it."""
     return AskedQueries(
         pool=interview.pool.number,
         images=len(interview.pool),
@@ -273,7 +273,7 @@ def _remarks(hearings: list[Hearing]) -> list[str]:
     for h in hearings:
         if not h.trace.comparisons:
             remarks.append(f"no copy of model {h.model.model_id} was ever issued")
-        known = _asked(h).one_of_two
+        known = asked(h.interview).one_of_two
         if known < _FAMILIAR * len(h.interview.pool):
             remarks.append(
                 f"only {known} of {len(h.interview.pool)} answers are among the base model's two "

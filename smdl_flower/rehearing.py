@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from smdl_flower import commitments, confirming
+from smdl_flower import commitments, confirming, questioning
 from smdl_flower.blackbox import answering, asking, recorded
 from smdl_flower.blackbox.answering import Interview
 from smdl_flower.blackbox.asking import Answers, Predictor
 from smdl_flower.blackbox.queries import Bank, Pool
 from smdl_flower.commitments import Commitment
-from smdl_flower.confirming import Basis, Confirmation
+from smdl_flower.confirming import Basis, Bits, Confirmation
 from smdl_flower.errors import IntegrityError, SmdlError
+from smdl_flower.evidence import AskedQueries
 from smdl_flower.evidence_package import ANSWERS, POOL, WORDS, WORDS_FORMAT
-from smdl_flower.fingerprint import decoys
+from smdl_flower.fingerprint import codes, decoys
 from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.fingerprint.keys import OpenedCustomer, OpenedStreams
-from smdl_flower.opening import LONG, Package, check_opened, content, document
+from smdl_flower.opening import LONG, Package, check_about, check_opened, content, document
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,17 @@ class Reheard:
         commitment: The statement that was used.
         confirmations: One for each accused.
         decoys: How customers who do not exist scored.
+        bits: As read, and the opened words.
+        asked: What was asked and how it was answered.
         agreeing: Of the recorded labels, how many were said.
-        images: How many were asked.
     """
 
     commitment: Commitment
     confirmations: tuple[Confirmation, ...]
     decoys: DecoySummary
+    bits: Bits
+    asked: AskedQueries
     agreeing: int
-    images: int
 
 
 def records(package: Package) -> dict[str, Answers]:
@@ -125,9 +128,15 @@ def rehear(
         opened.commitment,
         confirming.confirm(interview, opened.customers, basis),
         _check_decoys(interview, bytes.fromhex(opened.commitment.digest)),
+        bits=Bits(model_id, (interview.bits,), _words(opened, interview)),
+        asked=questioning.asked(interview),
         agreeing=int((said.labels == record.labels).sum()),
-        images=len(opened.pool),
     )
+
+
+def _words(opened: Opened, interview: Interview) -> dict[str, str]:
+    pairs = ((key, interview.compare(key).word) for key in opened.customers)
+    return {key.customer: codes.to_text(word) for key, word in pairs}
 
 
 def _ask(opened: Opened, suspect: Asking) -> Answers:
@@ -171,8 +180,7 @@ def _opened(package: Package, model_id: str) -> Opened:
 
 def _as_committed(commitment: Commitment, words: dict[str, Any], images: bytes) -> Opened:
     stated = commitment.predicate
-    if words["format"] != WORDS_FORMAT or words["commitment_sha256"] != commitment.digest:
-        raise IntegrityError("what is disclosed belongs to another commitment")
+    check_about(words, WORDS_FORMAT, commitment)
     number, code, spec = int(words["pool"]), Code(**stated["query_code"]), stated["spec"]
     if number < 1:
         raise IndexError(number)

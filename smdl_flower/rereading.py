@@ -16,10 +16,10 @@ import numpy as np
 
 from smdl_flower import commitments, confirming, verifying, weights
 from smdl_flower.commitments import Commitment
-from smdl_flower.confirming import Basis, Confirmation
+from smdl_flower.confirming import Basis, Bits, Confirmation
 from smdl_flower.errors import ConfigError, IntegrityError, NotComparableError, SuspectFileError
 from smdl_flower.evidence_package import DISCLOSURE_FORMAT, TERMS
-from smdl_flower.fingerprint import carriers, decoys
+from smdl_flower.fingerprint import carriers, codes, decoys
 from smdl_flower.fingerprint.accusation import Level, carrier_log_p
 from smdl_flower.fingerprint.cancellation import cancel
 from smdl_flower.fingerprint.carriers import Chips
@@ -34,7 +34,7 @@ from smdl_flower.fingerprint.payload import Spreading
 from smdl_flower.fingerprint.taught import Directions
 from smdl_flower.fingerprint.tracing import CARRIER, Comparator, Comparison, Stage, Test
 from smdl_flower.models import ModelSpec
-from smdl_flower.opening import Package, check_opened, document
+from smdl_flower.opening import Package, check_about, check_opened, document
 from smdl_flower.vault import BaseModel
 from smdl_flower.weights import Weights
 
@@ -65,6 +65,7 @@ class Reread:
     commitment: Commitment
     confirmations: tuple[Confirmation, ...]
     decoys: DecoySummary
+    bits: Bits
 
 
 def reread(package: Package, model_id: str, suspect: Weights) -> Reread:
@@ -79,8 +80,9 @@ def reread(package: Package, model_id: str, suspect: Weights) -> Reread:
         raise IntegrityError(f"model {model_id}: other keys are disclosed than of the accused")
     level = package.level(terms.commitment, verifying.HYPOTHESES)
     best: dict[str, Confirmation] = {}
-    summary = None
+    summary, read = None, list[str]()
     for reading in _readings(terms, suspect):
+        read.append(codes.to_text(reading.bits))
         first = _first_stage(terms, reading)
         seen = _check_decoys(terms, first)
         summary = summary or seen
@@ -92,7 +94,8 @@ def reread(package: Package, model_id: str, suspect: Weights) -> Reread:
             break
     if summary is None:
         raise NotComparableError(f"the suspect cannot be compared with model {model_id}")
-    return Reread(terms.commitment, tuple(best.values()), summary)
+    bits = Bits(model_id, tuple(read), _words(terms))
+    return Reread(terms.commitment, tuple(best.values()), summary, bits)
 
 
 class _Carriers:
@@ -128,6 +131,14 @@ def _first_stage(terms: Terms, reading: Reading) -> Stage:
     if terms.model.code.kind == "flat":
         return Comparator(terms.mark, reading)
     return _Carriers(reading)
+
+
+def _words(terms: Terms) -> dict[str, str]:
+    """Codewords of the accused, if these are opened."""
+    if terms.model.code.kind != "flat":
+        return {}
+    biases = terms.mark.biases
+    return {key.customer: codes.to_text(codes.codeword(key, biases)) for key in terms.customers}
 
 
 def _basis(terms: Terms, reading: Reading, level: Level) -> Basis:
@@ -167,8 +178,7 @@ def _as_committed(
     commitment: Commitment, opened: dict[str, Any], parts: dict[str, Weights]
 ) -> Terms:
     stated = commitment.predicate
-    if opened["format"] != DISCLOSURE_FORMAT or opened["commitment_sha256"] != commitment.digest:
-        raise IntegrityError("what is disclosed belongs to another commitment")
+    check_about(opened, DISCLOSURE_FORMAT, commitment)
     secrets = {label: bytes.fromhex(text) for label, text in opened["streams"].items()}
     if commitments.digests(secrets) != stated["streams"]:
         raise IntegrityError("another way of reading was committed to (key streams differ)")

@@ -184,8 +184,9 @@ def _print(judgement: Judgement, *, key_checked: bool, published_checked: bool) 
     table = Table("customer", "evidence", "score", "log10 p of an innocent", "accuses below", "")
     for c in judgement.confirmations:
         said = "confirmed" if c.confirmed else "NOT confirmed"
-        values = (f"{c.score:.1f}", f"{c.log10_p:.1f}", f"{c.threshold:.1f}")
-        table.add_row(Text(c.customer), c.label, *values, said)
+        for number, w in enumerate(c.witnesses):
+            values = (f"{w.score:.1f}", f"{w.log10_p:.1f}", f"{w.threshold:.1f}")
+            table.add_row(Text("" if number else c.customer), w.label(), *values, said)
     console.print(table)
     console.print(f"Computed from {judgement.rests_on}.")
     if judgement.agreeing is not None:

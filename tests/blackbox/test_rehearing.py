@@ -59,10 +59,14 @@ def test_the_judge_finds_what_the_verifier_found(
     assert judgement.valid
     (found,) = judgement.confirmations
     strongest = verdict.accused[0].witnesses[0]
-    assert (found.customer, found.evidence, found.test) == ("bank-a", "queries", strongest.test)
-    assert found.score == strongest.score
-    assert found.log10_p == pytest.approx(strongest.log10_p, rel=1e-9)
-    assert found.threshold == pytest.approx(strongest.threshold, rel=1e-9)
+    assert (found.customer, found.strongest.evidence, found.strongest.test) == (
+        "bank-a",
+        "queries",
+        strongest.test,
+    )
+    assert found.strongest.score == strongest.score
+    assert found.strongest.log10_p == pytest.approx(strongest.log10_p, rel=1e-9)
+    assert found.strongest.threshold == pytest.approx(strongest.threshold, rel=1e-9)
     assert judgement.rests_on == (judging.ASKED if anew else judging.RECORDED)
     assert judgement.agreeing == (64 if anew else None)
     assert judgement.decoys.count == 1000
@@ -174,7 +178,7 @@ def test_an_innocents_true_word_is_not_confirmed(asked_home: OwnerHome, package:
     }
     change(words_in(package), lambda d: d.update(customers=[entry]))
     change(package / "verdict.json", lambda d: d["accused"][0].update(customer="bank-c"))
-    change(package / "verdict.json", lambda d: d["payload"].update(best_match="bank-c"))
+    change(package / "verdict.json", lambda d: d["payload"].update(best_match=None))
     signed_again(asked_home, package)
     assert not judging.judge(package).valid
 

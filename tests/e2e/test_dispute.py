@@ -101,7 +101,8 @@ def test_a_judge_without_home_confirms_the_verdict(journey, evidence, smdl, monk
     (confirmed,) = outcome.document["confirmations"]
     verdict = json.loads((folder / "verdict.json").read_text())
     assert confirmed["customer"] == verdict["accused"][0]["customer"] == "customer-01"
-    assert confirmed["log10_p"] < confirmed["threshold"]
+    strongest = confirmed["witnesses"][0]
+    assert strongest["log10_p"] < strongest["threshold"]
     assert outcome.document["committed_at"] == listed["commitments"][-1]["time"]
 
 
