@@ -36,8 +36,10 @@ def other(value: Any) -> Any:
     """
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int | float):
-        return value + 1
+    if isinstance(value, int):
+        return value + max(1, abs(value) // 50)
+    if isinstance(value, float):
+        return 1.02 * value + 0.01
     if isinstance(value, str) and value[-1:] in _DIGITS[:-1]:
         return value[:-1] + _DIGITS[_DIGITS.index(value[-1:]) + 1]
     return ["x"] if value == [] else f"{value or ''}x"

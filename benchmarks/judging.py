@@ -180,7 +180,11 @@ def _nobody(run: Run, suspect: "Path | Predictor") -> Verdict:
     if not isinstance(suspect, Path):
         raise TypeError("each suspect that is asked answers")
     template = _verified(run, _a_copy(run, suspect.parent / "template.safetensors"))
-    file = replace(template.suspect, path=str(suspect), sha256=read_suspect(suspect).sha256)
+    try:
+        digest = read_suspect(suspect).sha256
+    except SmdlError:  # refused: nobody can sign for what is in it
+        digest = "0" * 64
+    file = replace(template.suspect, path=str(suspect), sha256=digest)
     return replace(template, suspect=file, accused=())
 
 

@@ -138,6 +138,7 @@ def _save_checkpoint(state: State, path: Path) -> None:
 
 def _save_folder(state: State, path: Path) -> None:
     path.mkdir()
+    (path / "config.json").write_text("{}")
     safetensors.torch.save_file(state, path / "model.safetensors")
 
 

@@ -22,7 +22,8 @@ from smdl_flower import evidence_package, files, signing, weights
 from smdl_flower.fingerprint.keys import OwnerKey
 
 OWN_WORDS = (
-    *("suspect/path", "suspect/kind", "highest_unnamed_score", "decoys", "remarks", "versions"),
+    *("suspect/path", "suspect/kind", "highest_unnamed_score", "decoys", "custody"),
+    *("remarks", "versions"),
 )
 COMMITMENTS, VERDICT = evidence_package.COMMITMENTS, evidence_package.VERDICT
 Change = Callable[[Path], object]

@@ -16,8 +16,8 @@ from smdl_flower import (
     evidence_package,
     files,
     questioning,
-    report,
     signing,
+    verdict_page,
     weights,
 )
 from smdl_flower.attacks import collusion
@@ -85,7 +85,7 @@ def disclosed(run: Run, verdict: Verdict, folder: Path) -> Path:
     """Write what ``smdl verify --report FOLDER --disclose`` writes."""
     evidence_package.require_disclosable(run.home, verdict)
     files.write_json(folder / evidence_package.VERDICT, verdict.to_json())
-    report.write_verdict_report(verdict, folder / "report.html")
+    verdict_page.write(verdict, folder / "report.html")
     evidence_package.write(run.home, verdict, folder)
     return folder
 
@@ -101,13 +101,18 @@ def signed_again(material: Material, folder: Path, key: SigningKey | None = None
     suspect = payload(folder / evidence_package.STATEMENT)["subject"]
     said = next(s["digest"]["sha256"] for s in suspect if s["name"] == evidence_package.SUSPECT)
     answers = folder / evidence_package.ANSWERS
-    if answers.exists():
+    if answers.exists() and answers.read_bytes() != good(material, evidence_package.ANSWERS):
         with contextlib.suppress(SmdlError):  # answers that are none have no digest
             said = recorded.digest(recorded.parse(json.loads(answers.read_bytes())))
             edit_file(folder / "verdict.json", lambda d: d["suspect"].update(sha256=said))
     subjects = {evidence_package.SUSPECT: said, **dict(evidence_package.digests(folder))}
     envelope = (key or material.key).sign(subjects, evidence_package.KIND, {"time": "now"})
     (folder / evidence_package.STATEMENT).write_bytes(envelope)
+
+
+def good(material: Material, name: str) -> bytes:
+    """Return a file as it was."""
+    return (material.folder / name).read_bytes()
 
 
 def _material(run: Run, kind: str, folders: Sequence[Path], suspect: Path | None) -> Material:

@@ -45,9 +45,13 @@ def remarks(before: Sequence[AskedRecord], asked: AskedRecord, pools: int) -> tu
     proposal = (
         f"pool {pool} is disclosed to this suspect now; ask another one pool {left[0]}"
         if left
-        else f"all {pools} pools are disclosed now; whoever was asked one can prepare for it"
+        else f"{_all_of(pools)} disclosed now; whoever was asked one can prepare for it"
     )
     return (*([warning] if others else []), proposal)
+
+
+def _all_of(pools: int) -> str:
+    return "the only pool is" if pools == 1 else f"all {pools} pools are"
 
 
 def _unknown(known: Sequence[AskedRecord], pools: int) -> list[int]:

@@ -19,6 +19,18 @@ NOT_SHOWN = (
     "more than one examination: the bound holds for each suspect examined",
     "anything, if the master key or a customer's key is known to somebody else",
 )
+# Of docs/analysis.md, in the words of docs/threat_model.md.
+ASSUMPTIONS = (
+    "Fingerprints are secret and independent: nobody but the owner knows another customer's.",
+    "They were derived after the base model was fixed, which was not trained from marked copies.",
+    "The suspect was read without looking at any customer's fingerprint or copy.",
+    "Every fingerprint issued and every test made is counted; so is every suspect, if several were "
+    "examined until one accused somebody.",
+    "Keys, base model, number of customers and the way of reading were fixed before the suspect "
+    "existed. A published or time-stamped commitment shows that.",
+    "The copy took part in making the suspect: that is not to say that its customer passed it on. "
+    "It may have been stolen, or merged with consent.",
+)
 ASKED_NOT_SHOWN = (
     "that a model whose answers name nobody is no copy: a model that was trained anew on a copy's "
     "answers has lost them",
@@ -39,6 +51,21 @@ class Suspect:
     path: str
     sha256: str
     kind: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of the chain of custody.
+
+    Attributes:
+        at: When, UTC, ISO 8601; empty if it is not known.
+        what: In words.
+        sha256: Of what it is about, hexadecimal; empty if there is nothing to compare.
+    """
+
+    at: str
+    what: str
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,6 +188,19 @@ class AskedQueries:
     probabilities: bool
 
 
+@dataclass(frozen=True)
+class WordScores:
+    """What the words of all customers scored in the first test, in deviations of an innocent's.
+
+    Attributes:
+        values: Without names, ascending.
+        accuses_from: The first test's threshold on this scale.
+    """
+
+    values: tuple[float, ...]
+    accuses_from: float
+
+
 NO_PAYLOAD = PayloadReading("", None, 0, 1.0)  # no copy of any model was ever issued
 
 
@@ -186,6 +226,8 @@ class Verdict:
         broadcasts: Participants' words that the bound is shared among as well.
         queries: What a predictor was asked; None for a file.
         heard: What it said, to each model's pool.
+        word_scores: Of a predictor, what all customers' words scored; for the plot.
+        custody: Commitments, delivery, how the suspect came, in order.
     """
 
     suspect: Suspect
@@ -204,6 +246,8 @@ class Verdict:
     broadcasts: int = 0
     queries: AskedQueries | None = None
     heard: tuple[Heard, ...] = field(default=(), repr=False)
+    word_scores: WordScores | None = None
+    custody: tuple[Event, ...] = ()
 
     @property
     def words(self) -> int:
@@ -235,8 +279,9 @@ class Verdict:
             "payload": asdict(self.payload),
             "alignment": self.alignment,
             "highest_unnamed_score": self.highest_unnamed_score,
-            "decoys": asdict(self.decoys) if self.decoys else None,
+            "decoys": _decoys_json(self.decoys) if self.decoys else None,
             **({"queries": asdict(self.queries)} if self.queries else {}),
+            "custody": [asdict(event) for event in self.custody],
             "remarks": list(self.remarks),
             "not_shown": list(self.not_shown),
             "versions": versions(),
@@ -282,6 +327,10 @@ def versions() -> dict[str, str]:
     """Return the versions of everything a figure may depend on."""
     packages = ("smdl-flower", "numpy", "scipy", "torch", "safetensors", "cryptography")
     return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
+
+
+def _decoys_json(decoys: DecoySummary) -> dict[str, Any]:
+    return {**asdict(decoys), "histogram": list(decoys.histogram)}
 
 
 def _accusation_json(accusation: Accusation) -> dict[str, Any]:

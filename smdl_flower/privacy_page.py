@@ -106,8 +106,8 @@ fails says nothing. None of them is a proof; the epsilon is, as far as it goes.<
 <table><tr><th>attack</th><th>what success tells</th><th>control</th><th>this run</th>
 <th>a guess</th><th></th></tr>
 {% for row in attacks.attacks %}<tr><td>{{ row.attack }}</td><td>{{ row.question }}</td>
-<td>{{ row.control | score }}</td><td>{{ row.protected | score }}</td><td>{{ row | guess }}</td>
-<td>{{ row.verdict }}</td></tr>{% endfor %}</table>
+<td>{{ score_text(row.control) }}</td><td>{{ score_text(row.protected) }}</td>
+<td>{{ guess_text(row) }}</td><td>{{ row.verdict }}</td></tr>{% endfor %}</table>
 {% set audit = attacks.audit %}{% if audit %}<p>Audit of the noise:
 {% if not audit.works %}not working, says nothing{% elif audit.passed %}passed, claimed epsilon
 {{ "%.2f" | format(audit.claimed_epsilon) }}, refuted below {{ "%.2f" | format(audit.lower_bound) }}

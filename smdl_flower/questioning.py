@@ -29,6 +29,7 @@ from smdl_flower.evidence import (
     PayloadReading,
     Suspect,
     Verdict,
+    WordScores,
 )
 from smdl_flower.fingerprint import decoys, tracing
 from smdl_flower.fingerprint.accusation import DEFAULT_BOUND, Level
@@ -238,7 +239,14 @@ def _judge(name: str, hearings: list[Hearing], level: Level, failures: list[str]
         decoys=best.decoys,
         queries=asked(best.interview),
         heard=heard,
+        word_scores=_word_scores(best, level),
     )
+
+
+def _word_scores(hearing: Hearing, level: Level) -> WordScores:
+    interview = hearing.interview
+    values = tuple(sorted(interview.standardised(c) for c in hearing.trace.comparisons))
+    return WordScores(values, interview.accuses_from(level))
 
 
 def _rank(hearing: Hearing, accused: tuple[Accusation, ...]) -> tuple[bool, float]:

@@ -128,7 +128,7 @@ def rehear(
         opened.commitment,
         confirming.confirm(interview, opened.customers, basis),
         _check_decoys(interview, bytes.fromhex(opened.commitment.digest)),
-        bits=Bits(model_id, (interview.bits,), _words(opened, interview)),
+        bits=Bits(model_id, ((basis.alignment, interview.bits),), _words(opened, interview)),
         asked=questioning.asked(interview),
         agreeing=int((said.labels == record.labels).sum()),
     )

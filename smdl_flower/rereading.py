@@ -80,9 +80,9 @@ def reread(package: Package, model_id: str, suspect: Weights) -> Reread:
         raise IntegrityError(f"model {model_id}: other keys are disclosed than of the accused")
     level = package.level(terms.commitment, verifying.HYPOTHESES)
     best: dict[str, Confirmation] = {}
-    summary, read = None, list[str]()
+    summary, read = None, list[tuple[str, str]]()
     for reading in _readings(terms, suspect):
-        read.append(codes.to_text(reading.bits))
+        read.append((reading.alignment, codes.to_text(reading.bits)))
         first = _first_stage(terms, reading)
         seen = _check_decoys(terms, first)
         summary = summary or seen

@@ -59,14 +59,7 @@ class SigningKey:
         }
         payload = json.dumps(statement, sort_keys=True, allow_nan=False).encode()
         signature = self._private().sign(_encoded(PAYLOAD_TYPE, payload))
-        envelope = {
-            "payloadType": PAYLOAD_TYPE,
-            "payload": base64.b64encode(payload).decode(),
-            "signatures": [
-                {"keyid": key_id(self.public), "sig": base64.b64encode(signature).decode()}
-            ],
-        }
-        return json.dumps(envelope, indent=2, sort_keys=True).encode()
+        return _envelope(payload, signature, self.public)
 
     def _private(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.secret)
@@ -157,7 +150,20 @@ def _signed_payload(envelope: bytes, public: str) -> bytes:
         key.verify(signature, _encoded(kind, payload))
     except InvalidSignature:
         raise IntegrityError(f"a statement is not signed by key {key_id(public)}") from None
+    if envelope != _envelope(payload, signature, public):
+        # The digest of an envelope is what gets published: there is one envelope, not many.
+        raise IntegrityError("a signed statement has something in it that is not signed")
     return payload
+
+
+def _envelope(payload: bytes, signature: bytes, public: str) -> bytes:
+    """The one way in which a signed payload is written."""
+    envelope = {
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": key_id(public), "sig": base64.b64encode(signature).decode()}],
+    }
+    return json.dumps(envelope, indent=2, sort_keys=True).encode()
 
 
 def _encoded(kind: str, payload: bytes) -> bytes:

@@ -88,7 +88,14 @@ def test_the_document_is_the_one_that_was_released() -> None:
         },
         "alignment": "none",
         "highest_unnamed_score": 1.5,
-        "decoys": {"count": 1000, "mean": 0.01, "deviation": 0.99, "highest": 3.2},
+        "decoys": {
+            "count": 1000,
+            "mean": 0.01,
+            "deviation": 0.99,
+            "highest": 3.2,
+            "histogram": [],
+        },
+        "custody": [],
         "remarks": ["a remark"],
         "not_shown": list(NOT_SHOWN),
     }

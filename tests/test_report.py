@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import re
 
@@ -7,71 +6,12 @@ import pytest
 
 from smdl_flower import config, report
 from smdl_flower.errors import ConfigError
-from smdl_flower.evidence import Accusation, PayloadReading, Suspect, Verdict, Witness
-from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.flower.incidents import Incident
 from smdl_flower.flower.run_folder import RunFolder
 from smdl_flower.privacy import reporting
 from smdl_flower.privacy.partition import PrivacyPartition
 
 DEFAULTS = config.load_defaults(config.example_app_dir())
-
-ACCUSED = Accusation("clinic-a", "m1", (Witness("carrier", 120.0, -3126.0, -7.2, "carrier", 1),))
-VERDICT = Verdict(
-    suspect=Suspect("leaked.safetensors", "ab" * 32, "safetensors"),
-    model_id="m1",
-    max_false_accusation=1e-6,
-    customers=3,
-    hypotheses=2,
-    accused=(ACCUSED,),
-    payload=PayloadReading("01" * 16, "clinic-a", 32, 0.0),
-    alignment="none",
-    highest_unnamed_score=1.2,
-    remarks=("9.3% of the marked weights are zero",),
-    decoys=DecoySummary(1000, 0.01, 0.99, 3.2),
-    carrier_scores=(-0.3, 1.2, 120.0),
-)
-
-
-def page_of(verdict, tmp_path):
-    report.write_verdict_report(verdict, tmp_path / "report.html")
-    return (tmp_path / "report.html").read_text()
-
-
-def without_svg(page):
-    return re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
-
-
-def test_a_verdict_page_says_who_how_sure_and_what_is_not_shown(tmp_path):
-    page = page_of(VERDICT, tmp_path)
-    for words in ("clinic-a", "-3126.0", "1e-06", "1000 decoys", "What is not shown", "took part"):
-        assert words in page
-
-
-def test_a_page_loads_nothing_from_elsewhere(tmp_path):
-    page = without_svg(page_of(VERDICT, tmp_path))
-    assert "http" not in page
-    assert "<script" not in page
-    assert not re.search(r"(src|href)=", page)
-
-
-def test_an_innocent_page_names_nobody(tmp_path):
-    payload = dataclasses.replace(VERDICT.payload, best_match=None)
-    page = page_of(dataclasses.replace(VERDICT, accused=(), payload=payload), tmp_path)
-    assert "Nobody is named" in page
-    assert "clinic-a" not in page
-
-
-def test_text_chosen_by_a_thief_is_escaped(tmp_path):
-    suspect = Suspect("<script>alert(1)</script>.safetensors", "ab" * 32, "safetensors")
-    page = page_of(dataclasses.replace(VERDICT, suspect=suspect), tmp_path)
-    assert "<script>" not in page
-    assert "&lt;script&gt;" in page
-
-
-def test_a_verdict_without_customers_has_a_page_too(tmp_path):
-    empty = dataclasses.replace(VERDICT, accused=(), customers=0, carrier_scores=())
-    assert "<svg" in page_of(empty, tmp_path)
 
 
 @pytest.fixture

@@ -4,18 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from smdl_flower import files, report
+from smdl_flower import files, page
 from smdl_flower.bench import summary
 from smdl_flower.bench.record import Result
 
 # Colours that are told apart without red and green; marks differ too.
 BLOCKS = {
-    "A": ("alters weights", report.MARK, "o"),
+    "A": ("alters weights", page.MARK, "o"),
     "B": ("keeps the function", "#c77700", "s"),
     "C": ("combines copies", "#6b3fa0", "^"),
 }
@@ -26,32 +25,20 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
     """Write the page of a complete ``bench.json``."""
     coalitions = [row for row in document["rows"] if row["block"] == "C"]
     tried = [row for row in document["rows"] if row["block"]]
-    page = (
-        _environment()
-        .get_template("bench")
-        .render(
-            title=f"Bench of scenario {document['identity']['scenario']}",
-            identity=document["identity"],
-            totals=document["totals"],
-            closing=summary.closing(document["totals"]),
-            lines=summary.lines(document),
-            kept_plot=report.plot(_draw_kept, tried) if tried else "",
-            coalitions_plot=report.plot(_draw_coalitions, coalitions) if coalitions else "",
-            largest_drop=summary.LARGEST_DROP,
-        )
+    text = page.render(
+        {"bench": _BENCH},
+        "bench",
+        title=f"Bench of scenario {document['identity']['scenario']}",
+        identity=document["identity"],
+        totals=document["totals"],
+        closing=summary.closing(document["totals"]),
+        lines=summary.lines(document),
+        figure=_figure,
+        kept_plot=page.plot(_draw_kept, tried) if tried else "",
+        coalitions_plot=page.plot(_draw_coalitions, coalitions) if coalitions else "",
+        largest_drop=summary.LARGEST_DROP,
     )
-    files.write(path, page.encode())
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader({"base": report.PAGE_TEMPLATE, "bench": _BENCH}),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["figure"] = _figure
-    return environment
+    files.write(path, text.encode())
 
 
 def _figure(value: float | None, form: str) -> str:
@@ -74,8 +61,8 @@ def _draw_kept(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         if points:
             axes.plot([], [], mark, color=colour, ms=5, label=f"{block}: {what}")
     if thresholds:
-        axes.axhline(max(thresholds), color=report.THRESHOLD, linewidth=1, label="accuses below")
-    axes.axvline(100 * summary.LARGEST_DROP, color=report.PLAIN, linestyle=":", linewidth=1)
+        axes.axhline(max(thresholds), color=page.THRESHOLD, linewidth=1, label="accuses below")
+    axes.axvline(100 * summary.LARGEST_DROP, color=page.PLAIN, linestyle=":", linewidth=1)
     axes.set_yscale("symlog", linthresh=10)
     axes.set_ylim(bottom=2 * min([-10.0, *evidence_found]), top=4)  # nothing is above zero
     axes.set(xlabel="accuracy the thief loses, points", ylabel="log10 p of an innocent")
@@ -117,7 +104,7 @@ def _draw_coalitions(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         if name in missed[:MOST_LABELS] or len(shares) <= MOST_LABELS:
             drawn.set_label(name)
         else:
-            drawn.set_color(report.PLAIN)
+            drawn.set_color(page.PLAIN)
     axes.set(xlabel="copies combined", ylabel="traitors named, %", ylim=(-5, 105))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
@@ -148,12 +135,12 @@ Logarithmic beyond -10.</p>{% endif %}
 <td>{{ line.attack }} {{ line.settings }}{% if line.remark %}<br>
 <span class="small">{{ line.remark | truncate(100) }}</span>{% endif %}</td>
 <td>{{ line.copies }}</td>
-<td>{{ line.accuracy | figure("{:.1%}") }}</td>
+<td>{{ figure(line.accuracy, "{:.1%}") }}</td>
 <td>{{ "%d of %d" | format(line.named, line.guilty) if line.guilty else "-" }}</td>
-<td>{{ line.wrongly_named }}</td><td>{{ line.least_score | figure("{:.0f}") }}</td>
-<td>{{ line.weakest_log10_p | figure("{:.0f}") }}</td>
-<td>{{ line.bit_error_rate | figure("{:.1%}") }}</td>
-<td>{{ line.eta | figure("{:.2f}") }}</td></tr>{% endfor %}</table>
+<td>{{ line.wrongly_named }}</td><td>{{ figure(line.least_score, "{:.0f}") }}</td>
+<td>{{ figure(line.weakest_log10_p, "{:.0f}") }}</td>
+<td>{{ figure(line.bit_error_rate, "{:.1%}") }}</td>
+<td>{{ figure(line.eta, "{:.2f}") }}</td></tr>{% endfor %}</table>
 <p class="small">Least z: of the guilty, named or not; weakest log10 p: of those named. Eta: the
 coalition that the least z would still suffice for, as a share of the largest that theory allows at
 the noise of this attack (docs/attacks.md); extrapolated where more copies were not tried. An

@@ -9,6 +9,7 @@ variables with integer weights, and the test of :mod:`smdl_flower.fingerprint.ac
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from smdl_flower.blackbox.asking import Answers
 from smdl_flower.blackbox.queries import Bank, Pool
-from smdl_flower.fingerprint.accusation import PayloadTest, SoftBits
+from smdl_flower.fingerprint.accusation import Level, PayloadTest, SoftBits
 from smdl_flower.fingerprint.codes import Biases
 from smdl_flower.fingerprint.decoders import DECODERS, Evidence
 from smdl_flower.fingerprint.keys import CampaignKey, CustomerStreams
@@ -107,7 +108,30 @@ class Interview:
 
         If the answers say nothing, it is 0 for everybody.
         """
-        test = self.tests[comparison.tests[0].name]
+        return self._standardised(self.tests[comparison.tests[0].name], comparison.tests[0].score)
+
+    def accuses_from(self, level: Level) -> float:
+        """Return from what standardised score the first test accuses at a level; may be infinite.
+
+        On this scale it differs from suspect to suspect: the test's law is exact, not Gaussian.
+        """
+        test = next(iter(self.tests.values()))
+        highest = int(test.weights[test.weights > 0].sum())
+        if test.log_p(highest) > level.log_p():  # too few answers to prove anything
+            return math.inf
+        return self._standardised(test, self._least(test, level))
+
+    @staticmethod
+    def _least(test: PayloadTest, level: Level) -> int:
+        """The smallest score that accuses."""
+        low = int(test.weights[test.weights < 0].sum())
+        high = int(test.weights[test.weights > 0].sum())
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if test.log_p(middle) <= level.log_p() else (middle + 1, high)
+        return low
+
+    def _standardised(self, test: PayloadTest, score: float) -> float:
         mean = float(test.weights @ self.biases)
         variance = float(np.square(test.weights) @ (self.biases * (1 - self.biases)))
-        return (comparison.tests[0].score - mean) / variance**0.5 if variance > 0 else 0.0
+        return (score - mean) / variance**0.5 if variance > 0 else 0.0

@@ -1,11 +1,12 @@
 """``smdl verify``: whose copy is this, or whose model of training?"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from smdl_flower import evidence_package, files, questioning, report, verifying
+from smdl_flower import custody, evidence_package, files, questioning, verdict_page, verifying
 from smdl_flower.blackbox import asking
 from smdl_flower.cli import tables
 from smdl_flower.cli.asking_options import (
@@ -68,6 +69,9 @@ def verify(
             "pool that was asked and their words.",
         ),
     ] = False,
+    obtained: Annotated[
+        str, typer.Option(help="How the suspect was come by (when, where, by whom); is reported.")
+    ] = "",
     max_false_accusation: Annotated[
         float, typer.Option(help="Bound on the chance of naming any innocent.")
     ] = DEFAULT_BOUND,
@@ -111,6 +115,7 @@ def verify(
             )
             asked_so_far = counted(asked.ask, status.update)
             verdict = questioning.question(owner, asked_so_far, predictor, what)
+    verdict = replace(verdict, custody=custody.of(owner, verdict, obtained))
     document = verdict.to_json()
     if report_directory:
         _write_report(owner, verdict, report_directory, disclose=disclose)
@@ -133,7 +138,7 @@ def _write_report(owner: OwnerHome, verdict: Verdict, directory: Path, *, disclo
         evidence_package.require_disclosable(owner, verdict)
     with files.new_folder(directory) as draft:
         files.write_json(draft / evidence_package.VERDICT, verdict.to_json())
-        report.write_verdict_report(verdict, draft / "report.html")
+        verdict_page.write(verdict, draft / "report.html")
         if disclose:
             evidence_package.write(owner, verdict, draft)
     if disclose:

@@ -18,6 +18,7 @@ from smdl_flower.fingerprint.keys import CampaignKey, CustomerKey
 DECOYS = 1000
 DEVIATIONS = 5.0  # a few suspects in a million are turned away by chance
 LEVELS = (0.1, 0.05)
+EDGES = np.arange(-4.0, 4.5, 0.5)  # of the histogram
 
 
 def keys(campaign: CampaignKey, count: int = DECOYS) -> Iterator[CustomerKey]:
@@ -34,12 +35,14 @@ class DecoySummary:
         mean: Of their carrier scores.
         deviation: Standard deviation of their carrier scores.
         highest: Largest carrier score.
+        histogram: How many scored below -4, from there to -3.5 ... from 4 on.
     """
 
     count: int
     mean: float
     deviation: float
     highest: float
+    histogram: tuple[int, ...] = ()
 
 
 def check(scores: Sequence[float], payload_log_ps: Mapping[str, Sequence[float]]) -> DecoySummary:
@@ -90,6 +93,7 @@ def _summary(scores: Sequence[float]) -> DecoySummary:
     return DecoySummary(
         *(len(values), float(values.mean()), float(values.std())),
         highest=float(values.max(initial=-math.inf)),
+        histogram=tuple(np.bincount(np.digitize(values, EDGES), minlength=len(EDGES) + 1).tolist()),
     )
 
 

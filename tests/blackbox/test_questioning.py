@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from smdl_flower import issuing, models, report, vault
+from smdl_flower import issuing, models, vault, verdict_page
 from smdl_flower.attacks import altering, collusion
 from smdl_flower.blackbox.answering import TESTS
 from smdl_flower.config import FingerprintConfig
@@ -272,7 +272,7 @@ def test_the_verdicts_document_and_page_say_what_was_asked(
         "probabilities": False,
     }
     assert document["accused"][0]["evidence"] == "queries"
-    report.write_verdict_report(verdict, tmp_path / "report.html")
+    verdict_page.write(verdict, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Pool 1: 64 images" in page
     assert "trained anew" in page
