@@ -367,7 +367,7 @@ def test_the_json_has_the_specified_keys_and_no_secret(
     assert set(document) == {
         *("format", "suspect", "model_id", "max_false_accusation", "customers", "hypotheses"),
         *("accused", "payload", "alignment", "not_shown", "versions"),
-        *("highest_unnamed_score", "decoys", "remarks", "broadcasts", "participants"),
+        *("highest_unnamed_score", "decoys", "custody", "remarks", "broadcasts", "participants"),
     }
     assert set(document["suspect"]) == {"path", "sha256", "kind"}
     assert set(document["accused"][0]) == {

@@ -274,7 +274,7 @@ def test_the_verdicts_document_and_page_say_what_was_asked(
     assert document["accused"][0]["evidence"] == "queries"
     verdict_page.write(verdict, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "Pool 1: 64 images" in page
+    assert "Pool 1 of its questions: 64 images" in page
     assert "trained anew" in page
 
 
