@@ -6,7 +6,7 @@ who that is; here that becomes a choice and a warning.
 
 from collections.abc import Sequence
 
-from smdl_flower.registry import AskedRecord
+from smdl_flower.entries import AskedRecord
 
 
 def choose_pool(before: Sequence[AskedRecord], pools: int, suspect: str) -> int:

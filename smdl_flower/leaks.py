@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from smdl_flower import models, weights
+from smdl_flower.entries import BroadcastRecord
 from smdl_flower.errors import ConfigError, NotComparableError
 from smdl_flower.evidence import TracedBroadcast
 from smdl_flower.fingerprint import broadcast, carriers, decoys
@@ -21,7 +22,6 @@ from smdl_flower.fingerprint.embedding import CarrierMark
 from smdl_flower.fingerprint.keys import CampaignKey
 from smdl_flower.home import OwnerHome
 from smdl_flower.models import ModelSpec
-from smdl_flower.registry import BroadcastRecord
 from smdl_flower.weights import Weights
 
 

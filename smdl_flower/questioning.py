@@ -22,6 +22,7 @@ from smdl_flower.blackbox.asking import Answers, Predictor
 from smdl_flower.blackbox.queries import Pool
 from smdl_flower.blackbox.querylog import QueryLog, Subject
 from smdl_flower.blackbox.recorded import Heard
+from smdl_flower.entries import AskedRecord
 from smdl_flower.errors import ConfigError, SuspectAnswersError
 from smdl_flower.evidence import (
     Accusation,
@@ -37,7 +38,6 @@ from smdl_flower.fingerprint.codes import Bits
 from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.fingerprint.tracing import Trace
 from smdl_flower.home import OwnerHome
-from smdl_flower.registry import AskedRecord
 from smdl_flower.vault import BaseModel
 
 # The base model's answers all are, and nearly all of a copy's; 20 % of a guesser's of ten classes.

@@ -4,17 +4,25 @@ Customers and the copies issued to them; participants and the models they were s
 suspects and the questions that they were asked.
 """
 
-import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sql
 
 from smdl_flower.chain import ROTATION, Append, Chain, Export, Meaning
 from smdl_flower.database import Row
+from smdl_flower.entries import (
+    AskedRecord,
+    BroadcastRecord,
+    CopyRecord,
+    DeliveryRecord,
+    State,
+    apply,
+    now,
+    place,
+)
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.nodekeys import NodePublicKey
@@ -22,113 +30,6 @@ from smdl_flower.nodekeys import NodePublicKey
 NODES_PER_ENTRY = 1000  # some databases hold no more than 64 KiB in a text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-@dataclass(frozen=True)
-class CopyRecord:
-    """One copy that was issued.
-
-    Attributes:
-        model_id: Of the base model.
-        customer: Who it was made for.
-        weights_sha256: Digest of its weights (:func:`smdl_flower.weights.digest`).
-        issued_at: UTC, ISO 8601.
-    """
-
-    model_id: str
-    customer: str
-    weights_sha256: str
-    issued_at: str
-
-
-@dataclass(frozen=True)
-class BroadcastRecord:
-    """A model that was sent to participants.
-
-    Attributes:
-        model_sha256: Digest of the unmarked model, all of it.
-        public: Names of its tensors that bear no mark: participants know them, check them and
-            do not send them back.
-        run: Id of the run.
-        round: Round of training that starts from it, the first being 1; a run of R rounds ends with
-            an entry for R + 1, its result, which nobody is sent.
-        spec: How to build its module: ``name``, ``channels``, ``classes``, ``image_size``.
-        carrier_length: Values of a carrier.
-        nodes: Ids of those it was sent to.
-        key: Number of the master key, from 0, that its marks are derived from.
-    """
-
-    model_sha256: str
-    public: tuple[str, ...]
-    run: str
-    round: int
-    spec: dict[str, Any]
-    carrier_length: int
-    nodes: tuple[str, ...]
-    key: int = 0
-
-
-@dataclass(frozen=True)
-class DeliveryRecord:
-    """A copy that its customer's node signed for.
-
-    Attributes:
-        model_id: Of the base model.
-        customer: Whose copy it is.
-        weights_sha256: Digest of its weights.
-        run: Id of the run.
-        statement: What the node signed (:meth:`smdl_flower.delivery.Session.statement`).
-        signature: By the customer's key, hexadecimal.
-        delivered_at: UTC, ISO 8601.
-    """
-
-    model_id: str
-    customer: str
-    weights_sha256: str
-    run: str
-    statement: tuple[str, ...]
-    signature: str
-    delivered_at: str = field(default_factory=_now)
-
-
-@dataclass(frozen=True)
-class AskedRecord:
-    """A pool of questions that a suspect was asked, and so knows.
-
-    Attributes:
-        model_id: Of the base model.
-        pool: Its number.
-        suspect: Name or address.
-        asked_at: UTC, ISO 8601.
-    """
-
-    model_id: str
-    pool: int
-    suspect: str
-    asked_at: str = field(default_factory=_now)
-
-
-@dataclass
-class _State:
-    """What the log says when read from the start."""
-
-    customers: list[str] = field(default_factory=list)
-    keys: dict[str, NodePublicKey] = field(default_factory=dict)
-    key_holders: dict[NodePublicKey, str] = field(default_factory=dict)  # replaced keys too
-    models: dict[str, str] = field(default_factory=dict)
-    model_keys: dict[str, int] = field(default_factory=dict)
-    copies: dict[tuple[str, str], CopyRecord] = field(default_factory=dict)
-    refusals: dict[tuple[str, str], str] = field(default_factory=dict)
-    broadcasts: dict[tuple[str, str, int, int], BroadcastRecord] = field(default_factory=dict)
-    participants: dict[tuple[str, str], str] = field(default_factory=dict)
-    deliveries: list[DeliveryRecord] = field(default_factory=list)
-    asked: list[AskedRecord] = field(default_factory=list)
-    commitments: list[str] = field(default_factory=list)
-    rotations: int = 0
 
 
 class Registry:
@@ -147,7 +48,7 @@ class Registry:
     def __init__(
         self, url: str | sql.URL, keys: Sequence[OwnerKey], head: Path, *, closed: str = ""
     ) -> None:
-        meaning = Meaning(_State, _apply)
+        meaning = Meaning(State, apply)
         self._chain = Chain(url, keys, head, meaning, closed)
         self._keys = tuple(keys)
 
@@ -289,7 +190,7 @@ class Registry:
             ConfigError: No such customer.
             IntegrityError: The customer has another copy of that model.
         """
-        copy = CopyRecord(model_id, customer, weights_sha256, _now())
+        copy = CopyRecord(model_id, customer, weights_sha256, now())
         with self._chain.writing() as (state, append):
             if customer not in state.customers:
                 raise ConfigError(f"customer {customer!r} is unknown; add it first")
@@ -349,7 +250,7 @@ class Registry:
     def record_broadcast(self, record: BroadcastRecord) -> None:
         """Record a model *before* it is sent; to whom it was sent already is recorded once."""
         with self._chain.writing() as (state, append):
-            known = state.broadcasts.get(_place(record))
+            known = state.broadcasts.get(place(record))
             sent = set(known.nodes) if known else set()
             nodes = [node for node in record.nodes if node not in sent]
             if known and not nodes:
@@ -375,7 +276,7 @@ class Registry:
                     append("participant", {"run": run, "node": node, "participant": participant})
 
 
-def _give_key(state: _State, append: Append, customer: str, key: NodePublicKey) -> None:
+def _give_key(state: State, append: Append, customer: str, key: NodePublicKey) -> None:
     if customer not in state.customers:
         raise ConfigError(f"customer {customer!r} is unknown; add it first")
     holder = state.key_holders.get(key, customer)
@@ -385,85 +286,6 @@ def _give_key(state: _State, append: Append, customer: str, key: NodePublicKey) 
         )
     if state.keys.get(customer) != key:
         append("key", {"customer": customer, "public_key": key.text})
-
-
-def _apply(state: _State, kind: str, body: dict[str, Any]) -> None:
-    if kind not in _APPLY:
-        raise IntegrityError(f"registry: entry of kind {kind!r}; written by a newer smdl-flower?")
-    _APPLY[kind](state, body)
-
-
-def _apply_customer(state: _State, body: dict[str, Any]) -> None:
-    state.customers.append(body["name"])
-
-
-def _apply_key(state: _State, body: dict[str, Any]) -> None:
-    key = NodePublicKey(body["public_key"])
-    state.keys[body["customer"]] = key
-    state.key_holders[key] = body["customer"]
-
-
-def _apply_model(state: _State, body: dict[str, Any]) -> None:
-    state.models[body["model_id"]] = body["manifest_sha256"]
-    state.model_keys[body["model_id"]] = body.get("key", 0)  # older versions had one key only
-
-
-def _apply_copy(state: _State, body: dict[str, Any]) -> None:
-    copy = CopyRecord(**body)
-    state.copies[copy.model_id, copy.customer] = copy
-
-
-def _apply_refusal(state: _State, body: dict[str, Any]) -> None:
-    state.refusals[body["model_id"], body["customer"]] = body["reason"]
-
-
-def _apply_delivery(state: _State, body: dict[str, Any]) -> None:
-    state.deliveries.append(DeliveryRecord(**{**body, "statement": tuple(body["statement"])}))
-
-
-def _apply_broadcast(state: _State, body: dict[str, Any]) -> None:
-    lists = {name: tuple(body[name]) for name in ("nodes", "public")}
-    record = BroadcastRecord(**{**body, **lists})
-    where = _place(record)
-    earlier = state.broadcasts.get(where, replace(record, nodes=()))
-    state.broadcasts[where] = replace(record, nodes=earlier.nodes + record.nodes)
-
-
-def _place(record: BroadcastRecord) -> tuple[str, str, int, int]:
-    """What is one record, however many entries its nodes take."""
-    return record.model_sha256, record.run, record.round, record.key
-
-
-def _apply_commitment(state: _State, body: dict[str, Any]) -> None:
-    state.commitments.append(body["sha256"])
-
-
-def _apply_rotation(state: _State, body: dict[str, Any]) -> None:
-    del body  # the chain has compared it with the key
-    state.rotations += 1
-
-
-def _apply_asked(state: _State, body: dict[str, Any]) -> None:
-    state.asked.append(AskedRecord(**body))
-
-
-def _apply_participant(state: _State, body: dict[str, Any]) -> None:
-    state.participants[body["run"], body["node"]] = body["participant"]
-
-
-_APPLY = {
-    "customer": _apply_customer,
-    "key": _apply_key,
-    "model": _apply_model,
-    "copy": _apply_copy,
-    "refusal": _apply_refusal,
-    "delivery": _apply_delivery,
-    "broadcast": _apply_broadcast,
-    "participant": _apply_participant,
-    "asked": _apply_asked,
-    "commitment": _apply_commitment,
-    ROTATION: _apply_rotation,
-}
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """A backup brings back all of a home, and nothing that was altered, hostile or out of date."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from smdl_flower import (
     backup,
@@ -391,6 +394,41 @@ def test_a_length_beyond_the_file_is_not_reserved(file: Path, tmp_path: Path) ->
         writer.close()
     with pytest.raises(IntegrityError):
         backup.restore(file, tmp_path / "new", WORDS)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(data=st.data())
+def test_a_hostile_backup_ends_in_our_own_error_or_in_a_whole_home(
+    file: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    """Its maker knows the passphrase and writes what it likes: index, order, contents."""
+    index, parts = unsealed(file)
+    kept = file.read_bytes()
+    json_values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+        max_leaves=5,
+    )
+    match data.draw(st.sampled_from(["index", "entry", "content", "all"])):
+        case "index":
+            index[data.draw(st.sampled_from(sorted(index)))] = data.draw(json_values)
+        case "entry":
+            place = data.draw(st.integers(0, len(index["files"]) - 1))
+            key = data.draw(st.sampled_from(["path", "size", "sha256"]))
+            index["files"][place][key] = data.draw(json_values)
+        case "content":
+            name = data.draw(st.sampled_from(sorted(parts)))
+            parts[name] = data.draw(st.binary(max_size=300))
+            index["files"] = [entry(path, content) for path, content in parts.items()]
+        case _:
+            index = data.draw(st.dictionaries(st.text(max_size=10), json_values))
+    target = tmp_path / "new"
+    forge(file, index, list(parts.values()))
+    with contextlib.suppress(SmdlError):
+        assert checking.check(backup.restore(file, target, WORDS).home).copies == 8
+        shutil.rmtree(target)
+    file.write_bytes(kept)
+    assert [path.name for path in tmp_path.glob("*new*")] == []
 
 
 def _cut_registry(parts: dict[str, bytes]) -> None:

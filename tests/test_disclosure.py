@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smdl_flower.disclosure import choose_pool, remarks
-from smdl_flower.registry import AskedRecord
+from smdl_flower.entries import AskedRecord
 
 SUSPECTS = ("https://a.example", "https://b.example", "https://c.example")
 

@@ -58,6 +58,16 @@ def test_a_file_in_clear_is_read_as_before(tmp_path):
     assert handover.read(tmp_path / "m.safetensors", [KEY]).metadata == METADATA
 
 
+def test_what_was_sealed_before_a_rotation_is_read_after_it(sealed):
+    """A server may not know of the new key yet; whoever has neither is told the newest."""
+    assert handover.read(sealed, [KEY, OTHER]).metadata == METADATA
+    assert handover.read(sealed, [OTHER, KEY]).metadata == METADATA
+    third = OwnerKey(b"third".ljust(32)).sealing_key()
+    with pytest.raises(HomeError) as refusal:
+        handover.read(sealed, [OTHER, third])
+    assert sealing.to_text(third.public) in str(refusal.value)
+
+
 def test_another_owner_is_told_whose_it_is(sealed):
     said = refused(sealed, HomeError, key=OTHER)
     assert sealing.to_text(KEY.public) in said

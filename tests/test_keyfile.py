@@ -26,6 +26,21 @@ GOLDEN_SEALED = {
     "sealed": "IjIOtmeEwGr6UTCEUNTrDNKyNflL4yk6Y1Pr32khRwH7Ym+vDZ3QrxnblW+zBkK2",
 }
 
+# Two keys, as the version after 0.1.0 writes them.
+SECOND = OwnerKey(bytes(range(100, 132)))
+GOLDEN_RING = {
+    "format": "smdl-key/2",
+    "key": "yMnKy8zNzs/Q0dLT1NXW19jZ2tvc3d7f4OHi4+Tl5udkZWZnaGlqa2xtbm9wcXJzdHV2d3h5ent8fX5/"
+    "gIGCgw==",
+}
+GOLDEN_SEALED_RING = {
+    "format": "smdl-key/2",
+    "salt": "ajaqHhjVRLYGTcQ0XeIkQw==",
+    "nonce": "EXhYUkyl2xUKT9JE",
+    "sealed": "HdoTKzjPgheS+xjSsXQ/vruairxRdwm7zT6mLqZ5Cxs3oxuypeJnNSFT8rk4W9uMiIOvQq02X2Fw501+"
+    "CghSE9WQBn5Nsd1HYZV0oSpDZXc=",
+}
+
 
 @pytest.fixture
 def _cheap_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,3 +189,32 @@ def test_released_key_files_open_forever(
 ) -> None:
     files.write_json(tmp_path / "master.key", document)
     assert keyfile.load(tmp_path / "master.key", passphrase) == (KEY,)
+
+
+@pytest.mark.parametrize(
+    ("document", "passphrase"), [(GOLDEN_RING, None), (GOLDEN_SEALED_RING, WORDS)]
+)
+def test_files_of_several_keys_open_forever(
+    tmp_path: Path, document: dict[str, str], passphrase: str | None
+) -> None:
+    files.write_json(tmp_path / "master.key", document)
+    assert keyfile.load(tmp_path / "master.key", passphrase) == (KEY, SECOND)
+
+
+@pytest.mark.parametrize("document", [GOLDEN_RING, GOLDEN_SEALED_RING])
+def test_several_keys_do_not_pass_for_one_or_for_a_part(
+    tmp_path: Path, document: dict[str, str]
+) -> None:
+    """Nor one for several: the format says which, and is authenticated."""
+    path = tmp_path / "master.key"
+    files.write_json(path, {**document, "format": "smdl-key/1"})
+    with pytest.raises(IntegrityError):
+        keyfile.load(path, WORDS)
+    part = "key" if "key" in document else "sealed"
+    cut = base64.b64encode(base64.b64decode(document[part])[:-3]).decode()
+    files.write_json(path, {**document, part: cut})
+    with pytest.raises(IntegrityError):
+        keyfile.load(path, WORDS)
+    files.write_json(path, {**GOLDEN_SEALED, "format": "smdl-key/2"})
+    with pytest.raises(HomeError, match="damaged"):
+        keyfile.load(path, WORDS)

@@ -13,10 +13,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from smdl_flower import files, nodekeys
+from smdl_flower.entries import AskedRecord, BroadcastRecord, DeliveryRecord
 from smdl_flower.errors import ConfigError, IntegrityError
 from smdl_flower.fingerprint.keys import OwnerKey
 from smdl_flower.nodekeys import NodePublicKey
-from smdl_flower.registry import AskedRecord, BroadcastRecord, DeliveryRecord, Registry, check_names
+from smdl_flower.registry import Registry, check_names
 
 KEY = OwnerKey(bytes(32))
 NAMES = ("clinic-a", "bank-b", "police.c", "d")

@@ -32,14 +32,17 @@ def init(
     passphrase_file: PassphraseOption = None,
     registry: Annotated[
         str | None,
-        typer.Option("--registry", help="SQLAlchemy URL.  [default: SQLite in the home]"),
+        typer.Option(
+            "--registry",
+            help="SQLAlchemy URL, without a password if possible.  [default: SQLite in the home]",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create the owner's home: master key and registry of customers.
 
-    Keep a backup of it in a safe place: without the key no copy can be traced, and whoever has the
-    key can forge evidence.
+    Keep a backup of it in a safe place (smdl backup): without the key no copy can be traced, and
+    whoever has the key can forge evidence.
     """
     passphrase = read_passphrase_file(passphrase_file)
     created = OwnerHome.create(resolve_home(home), passphrase=passphrase, registry_url=registry)
@@ -56,7 +59,7 @@ def init(
     if as_json:
         print_json(document)
         return
-    console.print(f"Created {created.path}. Back it up; nobody can restore the key.")
+    console.print(f"Created {created.path}. Back it up (smdl backup); nobody can restore the key.")
     if passphrase is None:
         console.print("The master key is not encrypted; --passphrase-file FILE would do that.")
     console.print(f"Key commitment to publish before you deliver: {document['key_commitment']}")

@@ -13,11 +13,12 @@ from flwr.serverapp import Grid
 
 from smdl_flower import delivery, weights
 from smdl_flower.delivery import Session
+from smdl_flower.entries import DeliveryRecord
 from smdl_flower.errors import DeliveryError, SmdlError
 from smdl_flower.flower import parcels
 from smdl_flower.issuing import IssueResult
 from smdl_flower.nodekeys import NodePublicKey
-from smdl_flower.registry import DeliveryRecord, Registry
+from smdl_flower.registry import Registry
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from smdl_flower import weights
+from smdl_flower.entries import BroadcastRecord
 from smdl_flower.errors import CapacityError
 from smdl_flower.fingerprint import broadcast, carriers
 from smdl_flower.fingerprint.embedding import CarrierMark
 from smdl_flower.fingerprint.keys import CampaignKey
 from smdl_flower.home import OwnerHome
 from smdl_flower.models import ModelSpec
-from smdl_flower.registry import BroadcastRecord
 from smdl_flower.weights import Weights
 
 

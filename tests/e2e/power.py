@@ -218,7 +218,7 @@ _EVENTS: dict[str, Callable[[tuple[Any, ...]], list[Any]]] = {
 def _undoing(event: str, paths: list[str]) -> Callable[[], None] | None:
     """What takes a change of names back that is about to happen."""
     target = Path(paths[-1])
-    content = target.read_bytes() if target.is_file() else None
+    content, mode = (target.read_bytes(), target.stat().st_mode) if target.is_file() else (None, 0)
 
     def vanish() -> None:
         if target.is_dir():
@@ -229,6 +229,7 @@ def _undoing(event: str, paths: list[str]) -> Callable[[], None] | None:
     def back() -> None:
         if content is not None and not target.exists():
             target.write_bytes(content)
+            target.chmod(mode)
 
     def move_back() -> None:
         target.rename(paths[0])
