@@ -93,6 +93,8 @@ class Database:
                 yield connection
         except sql.exc.SQLAlchemyError as error:
             raise self._explained(error) from None
+        except UnicodeDecodeError:  # SQLite believes that a text is one
+            raise IntegrityError("registry: a text of an entry is none; restore it") from None
 
     def _explained(self, error: sql.exc.SQLAlchemyError) -> SmdlError:
         reason = self._told(error)

@@ -61,7 +61,7 @@ class NodePublicKey:
             raise ConfigError(f"{source}: a private key; give the public one, and keep this secret")
         try:
             key = _load_public(content.strip())
-        except (ValueError, UnsupportedAlgorithm):
+        except (ValueError, NotImplementedError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, ec.EllipticCurvePublicKey) or not _is_p384(key):
             raise ConfigError(
@@ -118,7 +118,7 @@ def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
     load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
     try:
         key = load(content, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not _is_p384(key):
         raise ConfigError(

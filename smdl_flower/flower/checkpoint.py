@@ -70,11 +70,14 @@ def load(run: Path, config_sha256: str) -> Checkpoint:
             "and values (only resume-from may differ)"
         )
     parts: dict[str, Weights] = {"model": {}, "optimizer": {}, "average": {}}
-    for name, array in file.weights.items():
-        part, _, key = name.partition("/")
-        parts[part][key] = array
     run_id = file.metadata.get("run", "")  # versions before 0.2 had none
-    return Checkpoint(int(file.metadata["round"]), **parts, run=run_id)
+    try:
+        for name, array in file.weights.items():
+            part, _, key = name.partition("/")
+            parts[part][key] = array
+        return Checkpoint(int(file.metadata["round"]), **parts, run=run_id)
+    except (KeyError, ValueError):
+        raise ConfigError(f"resume-from: {found[-1]} is damaged; restore it") from None
 
 
 def discard(run: Path) -> None:

@@ -145,7 +145,7 @@ and is asked for 3.422 in all; its cap is 1
             head: dict[str, Any] = json.loads(self._head_path.read_bytes())
             if not isinstance(head["bytes"], int) or not isinstance(head["sha256"], str):
                 raise TypeError
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self._damaged("its head file is unreadable") from None
         return head
 
@@ -173,7 +173,7 @@ and is asked for 3.422 in all; its cap is 1
             return Account(
                 _positive(header["cap"]), _positive(header["delta"]), tuple(history), previous
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self._damaged("its lines do not follow from each other") from None
 
     def _append(self, entry: dict[str, Any], previous: str) -> str:

@@ -127,9 +127,9 @@ class PrivacyPartition:
                 LabelledTensor(**{**t, "label": Label(t["label"]), "shape": tuple(t["shape"])})
                 for t in document["tensors"]
             ]
+            return cls(tuple(entries))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise PrivacyError(f"not a privacy partition of format {FORMAT}") from None
-        return cls(tuple(entries))
 
     def to_json(self) -> dict[str, Any]:
         """Return the partition as plain values: names, labels, shapes, digests, substitutes."""

@@ -26,6 +26,7 @@ from torch import nn
 from smdl_flower.errors import SuspectFileError
 from smdl_flower.suspects.torch_files import CALLS
 from smdl_flower.suspects.unpickling import Rules, unpickle
+from tests.mutating import changed
 from tests.suspects import protobuf
 from tests.suspects.conftest import MOST, f4, i1, read
 
@@ -137,34 +138,6 @@ def examine(content: bytes) -> bool:
     assert all(a.dtype == np.float32 for a in arrays)
     assert sum(a.nbytes for a in arrays) <= MOST
     return True
-
-
-EXTREMES = [
-    *(bytes(4), b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff" * 8, b"\x80" * 9, b"."),
-    *(b"(", b")", b"R", b"\x81", b"b", b"cos\nsystem\n", b"u", b"s", b"t", b"\x85", b"0", b"2"),
-    *(b"PK\x05\x06", b"PK\x01\x02", b"../", b"true", b"null", b"-1", b"1e9", b"[]", b"{}"),
-]
-
-
-def changed(content: bytes, rng: np.random.Generator) -> bytes:
-    """A file with one to four changes: bytes, extreme values, pieces moved, removed or doubled."""
-    result = bytearray(content)
-    for _ in range(rng.integers(1, 5)):
-        at, kind = int(rng.integers(len(result) + 1)), rng.integers(6)
-        length = int(rng.integers(1, 64))
-        if kind <= 1 and at < len(result):
-            result[at] = rng.integers(256)
-        elif kind == 2:
-            piece = EXTREMES[rng.integers(len(EXTREMES))]
-            result[at : at + len(piece)] = piece
-        elif kind == 3:
-            result[at:at] = EXTREMES[rng.integers(len(EXTREMES))]
-        elif kind == 4:
-            del result[at : at + length]
-        else:
-            there = int(rng.integers(len(result) + 1))
-            result[at:at] = result[there : there + length]
-    return bytes(result[: rng.integers(len(result) + 1)] if rng.integers(20) == 0 else result)
 
 
 @pytest.mark.parametrize("name", MAKERS)
