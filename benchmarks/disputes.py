@@ -397,27 +397,38 @@ def main() -> int:
     begun = time.monotonic()
     arguments.out.mkdir(parents=True)
     bench = Bench(arguments.out, prepared(arguments.out, arguments.home, arguments.run))
-    rows = [
-        *innocents(bench, arguments.innocents),
-        *framing(bench, arguments.tries),
-        *ambiguity(bench),
-        *tampering(bench),
-    ]
-    table = Table("group", "tried", "wrong", "named or refused as it should be", "")
-    for row in rows:
-        table.add_row(row.group, *(f"{n:,}" for n in (row.tried, row.wrong, row.right)), row.note)
-    Console().print(table)
+    rows: list[Row] = []
+    for row in chain(
+        innocents(bench, arguments.innocents),
+        framing(bench, arguments.tries),
+        ambiguity(bench),
+        tampering(bench),
+    ):
+        rows.append(row)
+        _keep(bench, rows, time.monotonic() - begun)
+    _print(rows)
+    failed_controls = [r for r in rows if r.group.startswith("control") and r.right < r.tried]
+    return 1 if any(row.wrong for row in rows) or failed_controls else 0
+
+
+def _keep(bench: Bench, rows: list[Row], seconds: float) -> None:
+    """Write what is known so far."""
     document = {
         "benchmark": FORMAT,
         "model_id": bench.model.model_id,
         "customers": len(bench.home.registry.customers()),
         "rows": [asdict(row) for row in rows],
-        "seconds": round(time.monotonic() - begun),
+        "seconds": round(seconds),
         "versions": versions(),
     }
-    files.write_json(arguments.out / "disputes.json", document, mode=0o644)
-    failed_controls = [r for r in rows if r.group.startswith("control") and r.right < r.tried]
-    return 1 if any(row.wrong for row in rows) or failed_controls else 0
+    files.write_json(bench.out / "disputes.json", document, mode=0o644)
+
+
+def _print(rows: list[Row]) -> None:
+    table = Table("group", "tried", "wrong", "named or refused as it should be", "")
+    for row in rows:
+        table.add_row(row.group, *(f"{n:,}" for n in (row.tried, row.wrong, row.right)), row.note)
+    Console().print(table)
 
 
 if __name__ == "__main__":
