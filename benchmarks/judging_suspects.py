@@ -71,8 +71,9 @@ class Suspect:
 
 
 def suspects(run: Run) -> list[Suspect]:
-    """Return all of them, those of weights first."""
-    return [*_unaltered(run), *_attacked(run), *_formats(run), *_nobodys(run), *_asked(run)]
+    """Return all of them, those of weights first; those that are asked if there are queries."""
+    of_weights = [*_unaltered(run), *_attacked(run), *_formats(run), *_nobodys(run)]
+    return [*of_weights, *(_asked(run) if run.model.queries else ())]
 
 
 def _unaltered(run: Run) -> Iterator[Suspect]:

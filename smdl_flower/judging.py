@@ -60,7 +60,7 @@ class Judgement:
         suspect_sha256: Of the file that was read, or of the recorded answers.
         rests_on: What was compared: :data:`FILE`, :data:`ASKED` or :data:`RECORDED`.
         max_false_accusation: Bound on naming any innocent.
-        customers: How many the bound is shared among at least.
+        words: Fingerprints that the bound is shared among.
         commitment_sha256: Digest of the newest statement that was used.
         committed_at: When that says it was made.
         confirmations: One for each accusation of the verdict.
@@ -75,7 +75,7 @@ class Judgement:
     suspect_sha256: str
     rests_on: str
     max_false_accusation: float
-    customers: int
+    words: int
     commitment_sha256: str
     committed_at: str
     confirmations: tuple[Confirmation, ...]
@@ -171,7 +171,7 @@ def _judgement(
         suspect_sha256=package.suspect_sha256,
         rests_on=rests_on,
         max_false_accusation=level.total,
-        customers=level.words,
+        words=level.words,
         commitment_sha256=newest.digest,
         committed_at=_time(newest),
         confirmations=tuple(c for part in found for c in part.confirmations),

@@ -41,15 +41,7 @@ def of(verdict: Verdict) -> Plots:
         )
         if values
         else "",
-        page.plot(
-            _draw_decoys,
-            verdict.decoys,
-            size=SIZE,
-            says=f"Histogram of {verdict.decoys.count} decoys' scores: mean "
-            f"{verdict.decoys.mean:.2f}, highest {verdict.decoys.highest:.1f}.",
-        )
-        if verdict.decoys and verdict.decoys.histogram
-        else "",
+        of_decoys(verdict.decoys) if verdict.decoys else "",
         page.plot(
             _draw_agreement,
             verdict,
@@ -59,6 +51,17 @@ def of(verdict: Verdict) -> Plots:
         if len(verdict.payload.bits) >= LEAST_BITS
         else "",
     )
+
+
+def of_decoys(decoys: DecoySummary) -> Markup | str:
+    """Return the histogram of decoys' scores; empty of a summary without one."""
+    if not decoys.histogram:
+        return ""
+    says = (
+        f"Histogram of {decoys.count} decoys' scores: mean {decoys.mean:.2f}, highest "
+        f"{decoys.highest:.1f}."
+    )
+    return page.plot(_draw_decoys, decoys, size=SIZE, says=says)
 
 
 def threshold(verdict: Verdict) -> float:

@@ -296,12 +296,12 @@ def test_fewer_customers_than_committed_to_do_not_loosen_the_bound(
     def loosen(document: Any) -> None:
         first = document["accused"][0]
         for witness in (first, *first["other_witnesses"]):
-            witness["threshold"] += math.log10(before.customers)
+            witness["threshold"] += math.log10(before.words)
 
     change_json(folder / "verdict.json", loosen)
     signed_again(issued_home, folder, suspect)
     after = judging.judge(folder, suspect)
-    assert after.customers == before.customers == len(issued_home.registry.customers()) > 1
+    assert after.words == before.words == len(issued_home.registry.customers()) > 1
     assert after.confirmations[0].strongest.threshold == before.confirmations[0].strongest.threshold
 
 
@@ -404,6 +404,10 @@ def test_codewords_with_secret_biases_are_not_opened_and_carriers_are_judged_all
     assert verdict.names_somebody
     with pytest.raises(ConfigError, match="secret biases"):
         evidence_package.require_disclosable(home, verdict)
+    copied = verifying.verify(home, paths["clinic-b"])
+    both = dataclasses.replace(verdict, accused=(*verdict.accused, *copied.accused))
+    evidence_package.require_disclosable(home, both)
+    assert evidence_package.not_judged(home, both) == ["clinic-a"]
     folder = evidence_of(home, paths["clinic-a"], tmp_path / "evidence")
     judgement = judging.judge(folder, paths["clinic-a"])
     assert judgement.valid

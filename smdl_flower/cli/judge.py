@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from smdl_flower import commitments, files, judging, timestamps
+from smdl_flower import commitments, files, judgement_page, judging, timestamps
 from smdl_flower.blackbox import asking
 from smdl_flower.cli.asking_options import (
     BatchOption,
@@ -83,6 +83,9 @@ def judge(
         ),
     ] = None,
     tsa_root: TsaRootOption = None,
+    report_directory: Annotated[
+        Path | None, typer.Option("--report", help="Write judgement.json and report.html here.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute a verdict's accusations anew, without registry or master key.
@@ -102,6 +105,8 @@ def judge(
         raise ConfigError("name either a suspect file or --predictor, not both")
     if not predictor and (batch_size or approach != Approach()):
         raise ConfigError("--batch-size, --protocol and the like go with --predictor")
+    if report_directory:
+        files.require_vacant(report_directory)
     with messages.status("Computing the accusations anew ...") as status:
         trusted = timestamps.load_roots(tsa_root) if tsa_root else []
         what: Path | Asking | None = suspect
@@ -109,13 +114,16 @@ def judge(
             chosen = choose(predictor, approach, timeout, batch_size)
             what = Asking(counted(chosen.ask, status.update), chosen.timeout, chosen.batch)
         judgement = judging.judge(evidence, what, trust=Trust(key, published, trusted))
+    checked = {"key_checked": key is not None, "published_checked": published is not None}
+    document = {"format": FORMAT, "valid": judgement.valid, **asdict(judgement), **checked}
+    if report_directory:
+        with files.new_folder(report_directory) as draft:
+            files.write_json(draft / "judgement.json", document)
+            judgement_page.write(judgement, draft / "report.html", **checked)
     if as_json:
-        document = {"format": FORMAT, "valid": judgement.valid, **asdict(judgement)}
-        print_json(
-            {**document, "key_checked": key is not None, "published_checked": published is not None}
-        )
+        print_json(document)
     else:
-        _print(judgement, key_checked=key is not None, published_checked=published is not None)
+        _print(judgement, **checked)
     raise typer.Exit(EXIT_NAMED if judgement.valid else EXIT_NOBODY)
 
 
@@ -181,7 +189,7 @@ def _keep_stamp(
 
 
 def _print(judgement: Judgement, *, key_checked: bool, published_checked: bool) -> None:
-    table = Table("customer", "evidence", "score", "log10 p of an innocent", "accuses below", "")
+    table = Table("customer", "evidence", "score", "log10 p", "accuses below", "")
     for c in judgement.confirmations:
         said = "confirmed" if c.confirmed else "NOT confirmed"
         for number, w in enumerate(c.witnesses):
@@ -210,5 +218,5 @@ def _print(judgement: Judgement, *, key_checked: bool, published_checked: bool) 
     word = "Valid" if judgement.valid else "Not valid"
     console.print(
         f"{word}: chance of naming any innocent at most {judgement.max_false_accusation:g}, shared "
-        f"among {judgement.customers:,} customers."
+        f"among {judgement.words:,} fingerprints."
     )

@@ -86,6 +86,7 @@ def evidence(journey, tmp_path_factory):
     shutil.copy(journey.copy(1), suspect)
     folder = place / "evidence"
     words = ["verify", suspect, "--home", journey.home, "--report", folder, "--disclose", "--json"]
+    words += ["--obtained", "found on a stick"]
     assert run([str(word) for word in words]) == 0
     return folder, suspect
 
@@ -101,6 +102,11 @@ def test_a_judge_without_home_confirms_the_verdict(journey, evidence, smdl, monk
     (confirmed,) = outcome.document["confirmations"]
     verdict = json.loads((folder / "verdict.json").read_text())
     assert confirmed["customer"] == verdict["accused"][0]["customer"] == "customer-01"
+    told = [event["what"] for event in verdict["custody"]]
+    assert [what.split(" ")[:2] for what in told] == [
+        *(["Base", "model"], ["Copy", "issued"], ["Suspect", "obtained,"], ["Suspect", "examined;"])
+    ]
+    assert "found on a stick" in (folder / "report.html").read_text()
     strongest = confirmed["witnesses"][0]
     assert strongest["log10_p"] < strongest["threshold"]
     assert outcome.document["committed_at"] == listed["commitments"][-1]["time"]
@@ -113,6 +119,15 @@ def test_it_says_so_to_people(evidence, smdl):
     for words in ("customer-01", "confirmed", "Valid:", "compare it with the published one"):
         assert words in said
     assert "was it published in time" in said
+
+
+def test_a_judge_has_a_page_of_its_own(evidence, smdl, tmp_path):
+    place = tmp_path / "judged"
+    outcome = smdl("judge", *evidence, "--report", place, "--json")
+    assert outcome.code == 0
+    assert json.loads((place / "judgement.json").read_text()) == outcome.document
+    assert "customer-01" in (place / "report.html").read_text()
+    assert smdl("judge", *evidence, "--report", place).code == 2  # it is there
 
 
 def test_only_what_was_published_in_time_counts(journey, evidence, smdl):
