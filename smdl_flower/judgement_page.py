@@ -52,7 +52,8 @@ def write(judgement: Judgement, path: Path, *, key_checked: bool, published_chec
 _JUDGEMENT = """{% extends "base" %}{% block body %}
 {% set one = judgement.confirmations | length == 1 %}
 <p class="lead {{ "named" if judgement.valid }}">{% if judgement.valid %}
-Valid{{ ", if the owner's record of the answers is believed" if recorded }}: computed anew, the {{ "accusation" if one else "accusations" }} of {{ names }}
+Valid{{ ", if the owner's record of the answers is believed" if recorded }}:
+computed anew, the {{ "accusation" if one else "accusations" }} of {{ names }}
 {{ "is" if one else "are" }} confirmed.{% else %}
 Not valid: not every accusation is confirmed.{% endif %}</p>
 <dl class="short">
@@ -82,7 +83,8 @@ below.</dd>
 {{ "confirmed" if c.confirmed else "NOT confirmed" }}</td>{% endif %}
 <td class="text">{{ w.label() }}</td>
 <td>{{ ("%.1f" if w.evidence == "carrier" else "%.0f") | format(w.score) }}</td>
-<td>{{ w.log10_p | power }}</td><td>{{ w.threshold | power }}</td></tr>{% endfor %}{% endfor %}</table></div>
+<td>{{ w.log10_p | power }}</td>
+<td>{{ w.threshold | power }}</td></tr>{% endfor %}{% endfor %}</table></div>
 <h2>What was checked</h2><table class="words">
 <tr><td>Signatures</td><td>All by key <code>{{ judgement.key_id }}</code>,
 {{ "the published one." if key_checked else "which nobody compared with a published one." }}
