@@ -66,6 +66,7 @@ class Haystack:
         self.add("master key", key.secret)
         self.add("signing key", key.signing_key().secret)
         self.add("sealing key", key.sealing_key().secret)
+        self.add("bundle key", key.bundle_key().secret)
 
     def add_home(self, home: OwnerHome) -> None:
         """Look for all secrets of a home."""

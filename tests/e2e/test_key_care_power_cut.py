@@ -15,7 +15,8 @@ from tests.e2e.trials import CUSTOMERS, Trial, Words, prepared
 pytestmark = pytest.mark.e2e
 
 SOME, ALL = 5, 1
-STEPS = pytest.mark.parametrize("every", [SOME, pytest.param(ALL, marks=pytest.mark.slow)])
+SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
+STEPS = pytest.mark.parametrize("every", [SOME, pytest.param(ALL, marks=SLOW)])
 BOTH = pytest.mark.parametrize("lose_unsynced", [False, True], ids=["killed", "power cut"])
 WORDS = "some words"
 
@@ -114,7 +115,7 @@ def test_a_backup_is_there_whole_or_not_at_all(power, place, every, lose_unsynce
         assert checking.check(OwnerHome.open(trial.home)).copies == 1  # which was only read
 
 
-@pytest.mark.parametrize("every", [17, pytest.param(ALL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [17, pytest.param(3, marks=SLOW)])
 @BOTH
 def test_a_restored_home_is_there_whole_or_not_at_all(power, place, every, lose_unsynced):
     newest = commitments.of_home(OwnerHome.open(place / "home"))[-1].digest
