@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.judging_suspects import Run
-from benchmarks.tampering_changes import Change, Tampered, tamperings
+from benchmarks.tampering_by_others import by_others
+from benchmarks.tampering_by_owner import by_the_owner
+from benchmarks.tampering_kinds import Change, Tampered
 from benchmarks.tampering_material import Material, materials, signed_again
 from smdl_flower import judging
 from smdl_flower.errors import SmdlError
@@ -58,6 +60,12 @@ def tried(
                 outcome = judged(tampered, place / "tampered")
                 tell(outcome)
                 yield outcome
+
+
+def tamperings(material: Material) -> Iterator[Tampered]:
+    """Yield all changes to one package."""
+    yield from by_others(material)
+    yield from by_the_owner(material)
 
 
 def judged(tampered: Tampered, place: Path) -> Refusal:

@@ -17,6 +17,7 @@ from smdl_flower import (
     files,
     questioning,
     signing,
+    timestamps,
     verdict_page,
     weights,
 )
@@ -28,6 +29,9 @@ from smdl_flower.judging import Trust
 from smdl_flower.questioning import Question
 from smdl_flower.signing import SigningKey
 from smdl_flower.verifying import verify
+
+# An authority's root and one answer of it, made once with OpenSSL.
+STAMPED = Path(__file__).parents[1] / "tests" / "stamped"
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def disclosed(run: Run, verdict: Verdict, folder: Path) -> Path:
 def trust_in(run: Run) -> Trust:
     """What a judge knows: the published key, and the newest published digest."""
     newest = commitments.of_home(run.home)[-1]
-    return Trust(run.home.key.signing_key().public, newest.digest)
+    authorities = timestamps.load_roots(STAMPED / "root.pem")
+    return Trust(run.home.key.signing_key().public, newest.digest, authorities)
 
 
 def signed_again(material: Material, folder: Path, key: SigningKey | None = None) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from benchmarks import json_fields, judging, tampering
 from benchmarks.judging_suspects import Run, Suspect, suspects
-from benchmarks.tampering_changes import OWN_WORDS, Tampered, tamperings
+from benchmarks.tampering import tamperings
+from benchmarks.tampering_by_owner import OWN_WORDS
+from benchmarks.tampering_kinds import Tampered
 from benchmarks.tampering_material import Material, materials
 from smdl_flower.home import OwnerHome
 from smdl_flower.weights import Weights
@@ -21,7 +23,7 @@ SUSPECTS = (
     *("average of 2", "modneg of 3", "base model", "noise", "another owner's copy"),
     *("labels", "probabilities of one decimal", "labels, mean of two", "one class"),
 )
-GROUPS = 9
+GROUPS = 10
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,12 @@
-"""Changes to an evidence package, made by rule and not by hand.
+"""Changes by the owner, who signs anew: all that a judge can compute, by rule.
 
-Two hands: somebody without the owner's key, who changes any file or field, and the owner itself,
-who signs its changes anew. Left out are fields of the owner's own words (``OWN_WORDS``): a judge
-cannot refuse what it cannot compute, and does not repeat it.
+Left out are fields of the owner's own words (``OWN_WORDS``): a judge cannot refuse what it cannot
+compute, and does not repeat it.
 """
 
-import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,145 +14,31 @@ import numpy as np
 
 from benchmarks import json_fields
 from benchmarks.json_fields import Edit, altering, edit_file, editing, leaves, words
-from benchmarks.tampering_material import Material, payload, rewrite, signed_again, subjects
+from benchmarks.tampering_kinds import Change, Tampered, flip, on_file, swap
+from benchmarks.tampering_material import (
+    STAMPED,
+    Material,
+    payload,
+    rewrite,
+    signed_again,
+    subjects,
+)
 from smdl_flower import evidence_package, files, signing, weights
-from smdl_flower.fingerprint.keys import OwnerKey
 
 OWN_WORDS = (
     *("suspect/path", "suspect/kind", "highest_unnamed_score", "decoys", "custody"),
     *("remarks", "versions"),
 )
 COMMITMENTS, VERDICT = evidence_package.COMMITMENTS, evidence_package.VERDICT
-Change = Callable[[Path], object]
 
 
-@dataclass(frozen=True)
-class Tampered:
-    """One change.
-
-    Attributes:
-        name: What is changed.
-        group: Of which kind.
-        change: Carries it out in a folder of its own.
-        about: The evidence that it is about.
-        suspect: Shown to the judge instead of the right one.
-    """
-
-    name: str
-    group: str
-    change: Change
-    about: "Material"
-    suspect: Path | None = None
-
-
-def tamperings(material: Material) -> Iterator[Tampered]:
-    """Yield all changes to one package."""
-    yield from _files(material)
-    yield from _fields(material)
-    yield from _signatures(material)
-    yield from _suspects(material)
+def by_the_owner(material: Material) -> Iterator[Tampered]:
+    """Yield all of them."""
     yield from _verdicts_signed_again(material)
     yield from _openings_signed_again(material)
     yield from _parts_signed_again(material)
     yield from _history_signed_again(material)
-
-
-# ------------------------------------------------------------------------ without the owner's key
-
-
-def _files(material: Material) -> Iterator[Tampered]:
-    """Every file, in every way in which a file can be another."""
-    names = sorted(
-        p.relative_to(material.folder).as_posix() for p in material.folder.rglob("*") if p.is_file()
-    )
-    for name in names:
-        for how, change in _FILE_CHANGES.items():
-            yield Tampered(f"{name}: {how}", "files", _on_file(name, change), material)
-        for other, whose in zip(material.others, ("evidence", "owner"), strict=True):
-            source = other / name
-            if not source.exists():  # what is disclosed lies under the model's name
-                source = next(other.rglob(Path(name).name), other / "statement.json")
-            if source.read_bytes() != (material.folder / name).read_bytes():
-                change = _on_file(name, _replaced_by(source))
-                yield Tampered(f"{name}: of another {whose}", "files swapped", change, material)
-    for one, two in itertools.pairwise(names):
-        yield Tampered(f"{one} and {two} exchanged", "files swapped", _exchange(one, two), material)
-    yield Tampered("a file added", "files", _added, material)
-
-
-def _flip(place: float) -> Change:
-    def change(path: Path) -> None:
-        content = bytearray(path.read_bytes())
-        content[min(int(place * len(content)), len(content) - 1)] ^= 1
-        path.write_bytes(content)
-
-    return change
-
-
-def _link(path: Path) -> None:
-    target = path.parent.parent / f"{path.parent.name}.linked"
-    shutil.copy(path, target)
-    path.unlink()
-    path.symlink_to(target)
-
-
-_FILE_CHANGES: dict[str, Change] = {
-    **{f"a bit at {place:.0%}": _flip(place) for place in (0.0, 0.25, 0.5, 0.75, 1.0)},
-    "a byte less": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "a byte more": lambda path: path.write_bytes(path.read_bytes() + b" "),
-    "empty": lambda path: path.write_bytes(b""),
-    "gone": Path.unlink,
-    "renamed": lambda path: path.rename(path.with_suffix(".old")),
-    "a link": _link,
-}
-
-
-def _fields(material: Material) -> Iterator[Tampered]:
-    """Every field of every JSON document."""
-    for path in sorted(material.folder.rglob("*.json")):
-        name = path.relative_to(material.folder).as_posix()
-        for where in leaves(json.loads(path.read_bytes())):
-            change = _on_file(name, altering(where))
-            yield Tampered(f"{name}: {words(where)}", "fields", change, material)
-
-
-def _signatures(material: Material) -> Iterator[Tampered]:
-    """The right content under another key, and envelopes that are not what they were."""
-    stranger = OwnerKey(bytes(range(32))).signing_key()
-    statement = evidence_package.STATEMENT
-
-    def by_a_stranger(folder: Path) -> None:
-        signed_again(material, folder, stranger)
-
-    def everything_by_a_stranger(folder: Path) -> None:
-        rewrite(folder, stranger, lambda number, predicate: None)
-        signed_again(material, folder, stranger)
-
-    def twice(envelope: dict[str, Any]) -> None:
-        envelope["signatures"] *= 2
-
-    yield Tampered("evidence signed by a stranger", "signatures", by_a_stranger, material)
-    yield Tampered("all signed by a stranger", "signatures", everything_by_a_stranger, material)
-    for name in (statement, *(f"{COMMITMENTS}/{n:06d}.json" for n in (1, 2))):
-        changes: dict[str, Edit] = {
-            "unsigned": lambda e: e["signatures"].clear(),
-            "signed twice": twice,
-            "of another type": lambda e: e.update(payloadType="text/plain"),
-        }
-        for how, change in changes.items():
-            on = _on_file(name, editing(change))
-            yield Tampered(f"{name}: {how}", "signatures", on, material)
-
-
-def _suspects(material: Material) -> Iterator[Tampered]:
-    """Another suspect than the evidence is about."""
-    if material.suspect is None:
-        return
-    for other in sorted(material.suspect.parent.glob("other*")):
-        yield Tampered(f"shown {other.name}", "suspects", lambda _: None, material, other)
-
-
-# --------------------------------------------------------------------------- by the owner, signed
+    yield from _stamps_signed_again(material)
 
 
 def _verdicts_signed_again(material: Material) -> Iterator[Tampered]:
@@ -163,7 +46,7 @@ def _verdicts_signed_again(material: Material) -> Iterator[Tampered]:
     verdict = json.loads((material.folder / VERDICT).read_bytes())
     for where in leaves(verdict):
         if not words(where).startswith(OWN_WORDS):
-            change = _on_file(VERDICT, altering(where))
+            change = on_file(VERDICT, altering(where))
             yield _signed(f"verdict: {words(where)}", "verdict, signed again", change, material)
     name = material.innocent["customer"]
     lies: dict[str, Edit] = {
@@ -177,7 +60,7 @@ def _verdicts_signed_again(material: Material) -> Iterator[Tampered]:
         "of the other kind": _other_kind,
     }
     for how, lie in lies.items():
-        change = _on_file(VERDICT, editing(lie))
+        change = on_file(VERDICT, editing(lie))
         yield _signed(f"verdict: {how}", "verdict, signed again", change, material)
 
 
@@ -191,7 +74,7 @@ def _openings_signed_again(material: Material) -> Iterator[Tampered]:
     path = next(material.folder.rglob(material.opened))
     name, group = path.relative_to(material.folder).as_posix(), "openings, signed again"
     for where in leaves(json.loads(path.read_bytes())):
-        change = _on_file(name, altering(where))
+        change = on_file(name, altering(where))
         yield _signed(f"{path.name}: {words(where)}", group, change, material)
     secret = "key" if material.kind == "file" else "secret"
     innocent = material.innocent
@@ -208,7 +91,7 @@ def _openings_signed_again(material: Material) -> Iterator[Tampered]:
         "a proof turned round": lambda d: d["customers"][0]["proof"].reverse(),
     }
     for how, lie in lies.items():
-        change = _on_file(name, editing(lie))
+        change = on_file(name, editing(lie))
         yield _signed(f"{path.name}: {how}", group, change, material)
 
 
@@ -218,12 +101,12 @@ def _parts_signed_again(material: Material) -> Iterator[Tampered]:
     for path in sorted(material.folder.rglob("*.safetensors")):
         name = path.relative_to(material.folder).as_posix()
         for tensor in weights.read(path).weights:
-            change = _on_file(name, _nudging(tensor))
+            change = on_file(name, _nudging(tensor))
             yield _signed(f"{path.name}: a value of {tensor}", group, change, material)
     for path in sorted(material.folder.rglob(evidence_package.POOL)):
         name = path.relative_to(material.folder).as_posix()
         for place in (0.0, 0.5, 1.0):
-            change = _on_file(name, _flip(place))
+            change = on_file(name, flip(place))
             yield _signed(f"{path.name}: a pixel at {place:.0%}", group, change, material)
     if material.kind == "answers":
         answers: dict[str, Edit] = {
@@ -238,7 +121,7 @@ def _parts_signed_again(material: Material) -> Iterator[Tampered]:
             "turned round": lambda said: said.reverse(),
         }
         for how, alter in answers.items():
-            change = _on_file(evidence_package.ANSWERS, _on_labels(alter))
+            change = on_file(evidence_package.ANSWERS, _on_labels(alter))
             yield _signed(f"answers: {how}", group, change, material)
 
 
@@ -259,16 +142,36 @@ def _history_signed_again(material: Material) -> Iterator[Tampered]:
         "the last statement dropped": lambda f: (f / chain[-1]).unlink(),
         "the first statement dropped": lambda f: (f / chain[0]).unlink(),
         "the last statement twice": lambda f: shutil.copy(f / chain[-1], f / "999999.json"),
-        "statements in another order": lambda f: _swap(f / chain[0], f / chain[-1]),
+        "statements in another order": lambda f: swap(f / chain[0], f / chain[-1]),
     }
     for how, change in places.items():
-        yield _signed(f"chain: {how}", group, _on_file(COMMITMENTS, change), material)
+        yield _signed(f"chain: {how}", group, on_file(COMMITMENTS, change), material)
     yield Tampered(
         "chain: a statement after the published one, with an invented key",
         group,
         lambda f: _late(material, f),
         material,
     )
+
+
+def _stamps_signed_again(material: Material) -> Iterator[Tampered]:
+    """Time stamps that are none, or an authority's about something else."""
+    stamp = (STAMPED / "response.tsr").read_bytes()
+    statements = sorted((material.folder / COMMITMENTS).glob("*.json"))
+    contents = {
+        "about another statement": stamp,
+        "cut off": stamp[:-1],
+        "with another bit": bytes([stamp[0] ^ 1]) + stamp[1:],
+        "empty": b"",
+        "a statement": statements[-1].read_bytes(),
+    }
+    for how, content in contents.items():
+        name = f"{COMMITMENTS}/{statements[-1].stem}.tsr"
+        yield _signed(f"stamp: {how}", "stamps, signed again", _written(name, content), material)
+
+
+def _written(name: str, content: bytes) -> Change:
+    return lambda folder: (folder / name).write_bytes(content)
 
 
 def _rewritten(material: Material, number: int, where: json_fields.Where) -> Change:
@@ -301,29 +204,12 @@ def _late(material: Material, folder: Path) -> None:
     signed_again(material, folder)
 
 
-# ---------------------------------------------------------------------------------- other changes
-
-
-def _on_file(name: str, change: Change) -> Change:
-    return lambda folder: change(folder / name)
-
-
 def _signed(name: str, group: str, change: Change, material: Material) -> Tampered:
     def both(folder: Path) -> None:
         change(folder)
         signed_again(material, folder)
 
     return Tampered(name, group, both, material)
-
-
-def _exchange(one: str, two: str) -> Change:
-    return lambda folder: _swap(folder / one, folder / two)
-
-
-def _swap(one: Path, two: Path) -> None:
-    first, second = one.read_bytes(), two.read_bytes()
-    one.write_bytes(second)
-    two.write_bytes(first)
 
 
 def _nudging(tensor: str) -> Change:
@@ -340,11 +226,3 @@ def _nudging(tensor: str) -> Change:
 
 def _on_labels(alter: Edit) -> Change:
     return editing(lambda document: alter(document["heard"][0]["labels"]))
-
-
-def _replaced_by(source: Path) -> Change:
-    return lambda path: path.write_bytes(source.read_bytes())
-
-
-def _added(folder: Path) -> None:
-    (folder / "more.txt").write_text("he confessed")
