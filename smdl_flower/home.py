@@ -67,10 +67,14 @@ class OwnerHome:
             path.chmod(files.PRIVATE_DIRECTORY)
             key = OwnerKey.generate()
             keyfile.save(path / _UNFINISHED, [key], passphrase)
-            if registry_url is None:
-                files.write(path / DATABASE_FILE, b"")  # SQLite would make it readable by all
-            registry = Registry.create(_url(path, registry_url), [key], path / HEAD_FILE)
-            home_file.write(path, Settings(registry_url))
+            try:
+                if registry_url is None:
+                    files.write(path / DATABASE_FILE, b"")  # SQLite would make it readable by all
+                registry = Registry.create(_url(path, registry_url), [key], path / HEAD_FILE)
+                home_file.write(path, Settings(registry_url))
+            except BaseException:
+                _make_way(path)  # no key lies about that nobody has use for
+                raise
             files.move(path / _UNFINISHED, path / KEY_FILE)  # from now on it is a home
         return cls(path, (key,), registry, Vault(path / "vault"))
 

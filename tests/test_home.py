@@ -79,8 +79,10 @@ def test_a_place_that_is_not_empty_is_refused_and_left_as_it_was(
 def test_an_unusable_registry_is_refused_and_the_home_can_be_created_afterwards(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(ConfigError):
-        OwnerHome.create(tmp_path / "home", registry_url="nonsense://x")
+    for url in ("nonsense://x", f"sqlite:///{tmp_path}/no/such/folder/registry.db"):
+        with pytest.raises(ConfigError):
+            OwnerHome.create(tmp_path / "home", registry_url=url)
+        assert not list((tmp_path / "home").iterdir())  # above all no key
     OwnerHome.create(tmp_path / "home")
 
 
