@@ -1,7 +1,8 @@
 """Is a home whole? Everything that a verdict or a judge would need is read and compared.
 
-Nothing is written. What cannot be found out from the home alone is whether all of it was put back
-to an earlier state; only what was published tells that (``newest``).
+Nothing is written. Logs of what suspects answered (``asked/``) are checked when they are used. What
+cannot be found out from the home alone is whether all of it was put back to an earlier state; only
+what was published tells that (``newest``).
 """
 
 from collections.abc import Sequence
