@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from smdl_flower import commitments, files, judgement_page, judging, timestamps
@@ -166,12 +166,14 @@ def list_commitments(
     if as_json:
         print_json({"format": COMMITMENTS_FORMAT, "signing_key": public, "commitments": rows})
         return
-    table = Table("digest to publish", "time", "about")
+    # A narrow terminal would cut digests short.
+    table = Table(Column("digest", overflow="fold"), "time", "about")
     for row in rows:
         about = f"model {row['model_id']}, {row['customers']} customers"
         what = about if row["model_id"] else str(row["about"])
         table.add_row(str(row["sha256"]), str(row["time"]), what)
     console.print(table)
+    console.print(f"Newest digest, to publish: {chain[-1].digest}", soft_wrap=True)
     console.print(f"Signing key: {public}", soft_wrap=True)
     console.print(f"Files: {commitments.directory(owner)}", soft_wrap=True)
 

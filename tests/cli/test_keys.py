@@ -57,6 +57,9 @@ def test_a_rotation_tells_what_to_publish_and_no_secret(
     listed = json.loads(capsys.readouterr().out)
     assert [row["about"] for row in listed["commitments"]] == ["owner", "new key"]
     assert listed["signing_key"] == document["signing_key"]
+    assert run(["commitments", "--home", str(home)]) == 0
+    shown = capsys.readouterr().out
+    assert f"to publish: {document['commitment_sha256']}" in shown.splitlines()[-3]
     assert run(["key", "rotate", "--home", str(home)]) == 0
     assert "3 master keys" in capsys.readouterr().out
 
