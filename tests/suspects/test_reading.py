@@ -1,5 +1,6 @@
 """A suspect is converted by a process that has limits, knows nothing, and can break nothing."""
 
+import copy
 import hashlib
 import os
 import pickle  # noqa: TID251 - to make hostile files
@@ -68,6 +69,18 @@ def a_zip(entries: dict[str, bytes], path: Path, method: int = zipfile.ZIP_STORE
     return path.read_bytes()
 
 
+def overlapping(path: Path) -> bytes:
+    """An archive of 500 entries that are one and the same megabyte of zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data/0", bytes(1 << 20))
+        for number in range(1, 500):
+            entry = copy.copy(archive.filelist[0])
+            entry.filename = entry.orig_filename = f"a/data/{number}"
+            archive.filelist.append(entry)
+        archive.writestr("a/data.pkl", b"\x80\x02].")
+    return path.read_bytes()
+
+
 def zoo(where: Path, state: dict[str, torch.Tensor]) -> dict[str, tuple[bytes, str]]:
     """Hostile files, and a part of what is said of each."""
     bomb = pickle.dumps({"w": Bomb(where / "canary")})
@@ -95,6 +108,11 @@ def zoo(where: Path, state: dict[str, torch.Tensor]) -> dict[str, tuple[bytes, s
         "a zip bomb": (
             a_zip({"a/data.pkl": gigabytes}, stored, zipfile.ZIP_DEFLATED),
             "claims to inflate",
+        ),
+        "entries that overlap": (overlapping(stored), "no tensor"),
+        "an archive in an archive": (
+            a_zip({"a/data.pkl": a_zip({"a/data.pkl": gigabytes}, stored)}, stored),
+            "damaged pickle",
         ),
         "a name outside": (
             rezipped(content, stored, {"version": b"3"}).replace(b"good/version", b"../../../abc"),
@@ -133,6 +151,7 @@ KINDS = (
     *("a zip bomb", "a name outside", "a cut archive", "a cut legacy file", "not a number"),
     *("a number too large", "a dict in itself", "a billion laughs", "too deep", "a huge memo"),
     *("a directory that claims", "another archive", "a header that claims"),
+    *("entries that overlap", "an archive in an archive"),
 )
 
 
@@ -172,6 +191,17 @@ def test_links_pipes_and_missing_files_are_not_opened(tmp_path, state):
             reading.read(tmp_path / name)
     with pytest.raises(MissingFileError):
         reading.read(tmp_path / "missing")
+
+
+def test_the_smallest_numbers_are_read_as_they_are(tmp_path):
+    """Denormal ones, of which a processor may make zeros."""
+    smallest = torch.tensor([1e-45, -1e-45, 1.1754942e-38], dtype=torch.float32)
+    halves = torch.tensor([6e-8, -6e-8], dtype=torch.float16)
+    torch.save({"w": smallest, "h": halves}, tmp_path / "m")
+    found = reading.read(tmp_path / "m").weights
+    assert found["w"].tobytes() == smallest.numpy().tobytes()
+    assert (found["h"] == halves.float().numpy()).all()
+    assert (found["h"] != 0).all()
 
 
 def test_a_file_over_the_limit_is_not_read(tmp_path, state):
