@@ -103,15 +103,27 @@ def trust_in(run: Run) -> Trust:
 
 def signed_again(material: Material, folder: Path, key: SigningKey | None = None) -> None:
     """Sign a folder as it is now."""
-    suspect = payload(folder / evidence_package.STATEMENT)["subject"]
-    said = next(s["digest"]["sha256"] for s in suspect if s["name"] == evidence_package.SUSPECT)
+    said = _signed_suspect(folder)
     answers = folder / evidence_package.ANSWERS
     if answers.exists() and answers.read_bytes() != good(material, evidence_package.ANSWERS):
         with contextlib.suppress(SmdlError):  # answers that are none have no digest
             said = recorded.digest(recorded.parse(json.loads(answers.read_bytes())))
             edit_file(folder / "verdict.json", lambda d: d["suspect"].update(sha256=said))
-    subjects = {evidence_package.SUSPECT: said, **dict(evidence_package.digests(folder))}
-    envelope = (key or material.key).sign(subjects, evidence_package.KIND, {"time": "now"})
+    _sign(folder, said, key or material.key)
+
+
+def signed_as_it_is(material: Material, folder: Path) -> None:
+    """Sign a folder as it is now, and nothing else."""
+    _sign(folder, _signed_suspect(folder), material.key)
+
+
+def _signed_suspect(folder: Path) -> str:
+    return subjects(payload(folder / evidence_package.STATEMENT))[evidence_package.SUSPECT]
+
+
+def _sign(folder: Path, suspect: str, key: SigningKey) -> None:
+    about = {evidence_package.SUSPECT: suspect, **dict(evidence_package.digests(folder))}
+    envelope = key.sign(about, evidence_package.KIND, {"time": "now"})
     (folder / evidence_package.STATEMENT).write_bytes(envelope)
 
 

@@ -18,6 +18,7 @@ from smdl_flower.fingerprint import decoys, tracing
 from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.fingerprint.keys import CustomerKey, CustomerStreams
 from smdl_flower.fingerprint.tracing import Stage
+from smdl_flower.opening import SHAPELESS
 
 CLOSE = 1e-4  # relative: another processor sums in another order
 EXACT = 1e-9  # of what no processor measures
@@ -138,7 +139,7 @@ def check_stated(
             _check_accusation(verdict, confirmation, stated, opened=bool(bits.words))
         _check_readings(verdict, found)
         _check_bits(verdict, next(bits for bits in read if bits.model_id == verdict["model_id"]))
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
+    except SHAPELESS:
         raise IntegrityError("verdict.json is damaged") from None
 
 

@@ -116,7 +116,8 @@ def judge(
     trust = trust or Trust()
     package = Package.open(folder, trust.key, trust.published)
     confirming.check_form(package.verdict)
-    if package.verdict.get("suspect", {}).get("sha256") != package.suspect_sha256:
+    said = package.verdict.get("suspect")
+    if not isinstance(said, dict) or said.get("sha256") != package.suspect_sha256:
         raise IntegrityError("verdict and signature are about different suspects")
     if package.was_asked:
         if isinstance(suspect, Path):

@@ -28,7 +28,10 @@ from smdl_flower.fingerprint.accusation import Level
 from smdl_flower.weights import Limits
 
 SMALL = Limits(file_bytes=16 << 20)  # of a JSON file
+# What a document of another shape than expected may raise when it is taken apart.
+SHAPELESS = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, StopIteration)
 MODEL_ID = 16  # digits
+MOST = 1 << 40  # customers, or tests
 LONG = Limits(file_bytes=1 << 30)  # of one with answers
 
 
@@ -129,20 +132,20 @@ class Package:
         try:
             return Level(
                 min(stated.total, float(committed["max_false_accusation"])),
-                max(stated.words, int(committed["customers"])),
+                max(stated.words, _count(committed["customers"])),
                 max(stated.hypotheses, hypotheses),
             )
-        except (KeyError, TypeError, ValueError):
+        except SHAPELESS:
             raise IntegrityError("a commitment is damaged") from None
 
     def stated_level(self) -> Level:
         """What each comparison may spend by the verdict's own account."""
         try:
             total, words = self.verdict["max_false_accusation"], self.verdict["customers"]
-            words += self.verdict["broadcasts"]
+            words = _count(words) + _count(self.verdict["broadcasts"])
             verifying.check_bound(float(total))
-            return Level(float(total), int(words), int(self.verdict["hypotheses"]))
-        except (KeyError, TypeError, ValueError, OverflowError, SmdlError):
+            return Level(float(total), words, _count(self.verdict["hypotheses"]))
+        except (*SHAPELESS, SmdlError):
             raise IntegrityError("verdict.json is damaged") from None
 
     def committed(self, model_id: str, digest: str | None = None) -> Commitment:
@@ -177,7 +180,7 @@ class Package:
     def _accused(self) -> list[tuple[str, str]]:
         try:
             found = [(str(a["model_id"]), str(a["customer"])) for a in self.verdict["accused"]]
-        except (KeyError, TypeError):
+        except SHAPELESS:
             raise IntegrityError("verdict.json is damaged") from None
         if len(set(found)) != len(found):
             raise IntegrityError("verdict.json accuses somebody twice")
@@ -235,6 +238,13 @@ def document(path: Path, limits: Limits = SMALL) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise IntegrityError(f"{path.name} is damaged")
     return found
+
+
+def _count(value: Any) -> int:
+    """A number of things, if it is a reasonable one."""
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise ValueError("no count")
+    return value
 
 
 def _place(chain: Sequence[Commitment], published: str) -> int:

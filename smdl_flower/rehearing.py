@@ -26,7 +26,15 @@ from smdl_flower.fingerprint import codes, decoys
 from smdl_flower.fingerprint.codes import Code
 from smdl_flower.fingerprint.decoys import DecoySummary
 from smdl_flower.fingerprint.keys import OpenedCustomer, OpenedStreams
-from smdl_flower.opening import LONG, Package, check_about, check_opened, content, document
+from smdl_flower.opening import (
+    LONG,
+    SHAPELESS,
+    Package,
+    check_about,
+    check_opened,
+    content,
+    document,
+)
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ def _opened(package: Package, model_id: str) -> Opened:
         return _as_committed(commitment, words, images)
     except IntegrityError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError, SmdlError):
+    except (*SHAPELESS, SmdlError):
         raise IntegrityError(f"model {model_id}: {WORDS} or its commitment is damaged") from None
 
 

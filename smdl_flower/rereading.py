@@ -34,7 +34,7 @@ from smdl_flower.fingerprint.payload import Spreading
 from smdl_flower.fingerprint.taught import Directions
 from smdl_flower.fingerprint.tracing import CARRIER, Comparator, Comparison, Stage, Test
 from smdl_flower.models import ModelSpec
-from smdl_flower.opening import Package, check_about, check_opened, document
+from smdl_flower.opening import SHAPELESS, Package, check_about, check_opened, document
 from smdl_flower.vault import BaseModel
 from smdl_flower.weights import Weights
 
@@ -166,7 +166,7 @@ def _opened(package: Package, model_id: str) -> Terms:
             raise IntegrityError(f"model {model_id}: another {name} was committed to")
     try:
         return _as_committed(commitment, opened, parts)
-    except (KeyError, TypeError, ValueError, OverflowError, ConfigError, SuspectFileError):
+    except (*SHAPELESS, ConfigError, SuspectFileError):
         raise IntegrityError(f"model {model_id}: {TERMS} or its commitment is damaged") from None
 
 

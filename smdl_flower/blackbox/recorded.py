@@ -72,7 +72,7 @@ def parse(document: dict[str, Any]) -> list[Heard]:
         if document["format"] != FORMAT:
             raise ValueError(document["format"])
         return [_heard(entry) for entry in document["heard"]]
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
         raise IntegrityError("the recorded answers are damaged") from None
 
 

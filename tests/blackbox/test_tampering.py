@@ -1,9 +1,12 @@
 """``python -m benchmarks.judging`` in small: judge and verifier agree; no change is accepted."""
 
+import json
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +14,8 @@ from benchmarks import json_fields, judging, tampering
 from benchmarks.judging_suspects import Run, Suspect, suspects
 from benchmarks.tampering import tamperings
 from benchmarks.tampering_by_owner import OWN_WORDS
-from benchmarks.tampering_kinds import Tampered
-from benchmarks.tampering_material import Material, materials
+from benchmarks.tampering_kinds import Change, Tampered, on_file
+from benchmarks.tampering_material import Material, materials, signed_as_it_is
 from smdl_flower.home import OwnerHome
 from smdl_flower.weights import Weights
 from tests.blackbox.conftest import CUSTOMERS
@@ -98,6 +101,65 @@ def test_the_control_unchanged_and_signed_again_is_accepted(
         for change in tampering.CONTROLS:
             control = Tampered("control", "control", change(material), material)
             assert tampering.judged(control, tmp_path / "control").how == tampering.ACCEPTED
+
+
+HOSTILE: tuple[object, ...] = (
+    *(None, True, 0, -1, 10**400, 1e400, float("nan"), "", "x" * 9, [], [[]], {}, {"a": 1}),
+)
+
+
+def hostile(material: Material) -> list[Tampered]:
+    """Every field of what the owner signs, with values of every kind."""
+    found = []
+    for name in ("verdict.json", material.opened, "answers.json"):
+        for path in material.folder.rglob(name):
+            place = path.relative_to(material.folder).as_posix()
+            for where in places(json.loads(path.read_bytes())):
+                for value in HOSTILE:
+                    put = on_file(place, json_fields.editing(partial(put_into, where, value)))
+                    both = partial(changed_and_signed, material, put)
+                    title = f"{name}: {json_fields.words(where)} = {str(value)[:9]}"
+                    found.append(Tampered(title, name, both, material))
+    return found
+
+
+def places(document: Any) -> list[tuple[str | int, ...]]:
+    """Where the values are, and where lists and objects are."""
+    return sorted(
+        {w[:n] for w in json_fields.leaves(document) for n in range(1, len(w) + 1)}, key=str
+    )
+
+
+def put_into(where: tuple[str | int, ...], value: object, document: Any) -> None:
+    for step in where[:-1]:
+        document = document[step]
+    document[where[-1]] = value
+
+
+def changed_and_signed(material: Material, change: Change, folder: Path) -> None:
+    change(folder)
+    signed_as_it_is(material, folder)
+
+
+@pytest.mark.parametrize("kind", ["file", "answers"])
+def test_whatever_is_signed_ends_in_a_judgement_or_our_own_error(
+    good: list[Material], tmp_path: Path, kind: str
+) -> None:
+    (material,) = (m for m in good if m.kind == kind)
+    everything = hostile(material)
+    assert len(everything) > 500
+    for tampered in everything[:: len(everything) // 12]:
+        tampering.judged(tampered, tmp_path / "hostile")  # any other error fails
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "answers"])
+def test_all_that_is_signed_ends_in_a_judgement_or_our_own_error(
+    good: list[Material], tmp_path: Path, kind: str
+) -> None:
+    (material,) = (m for m in good if m.kind == kind)
+    for tampered in hostile(material):
+        tampering.judged(tampered, tmp_path / "hostile")
 
 
 def test_another_value_is_another() -> None:
