@@ -37,9 +37,9 @@ EFFORTS = ((0.4, 0.3), (0.4, 1.0), (0.8, 1.0))
 NEARLY_ALL = 0.99
 SAFE_LEAD = 0.5  # the mark of the weights comes on top and must not turn an answer
 SMALLNESS = 1e-3  # of the squared change of the taught layer: noise to other marks
-REHEARSED = 3000  # public images and turned ones
+REHEARSED = 6000  # public images and turned ones
 DISTORTION = 0.2
-TAUGHT_SHARE = 0.07  # of the marked weights, whose carrier is lost where a copy is taught
+TAUGHT_SHARE = 0.05  # of the marked weights, whose carrier is lost where a copy is taught
 MOST_DIRECTIONS = 256
 
 
