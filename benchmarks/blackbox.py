@@ -9,6 +9,7 @@ each base model, those that train a student on the first one. Exits 1 if anybody
 """
 
 import argparse
+import gzip
 import json
 import sys
 import tempfile
@@ -31,12 +32,13 @@ from smdl_flower.blackbox import asking
 from smdl_flower.blackbox.answering import Interview
 from smdl_flower.blackbox.asking import Predictor
 from smdl_flower.config import DataConfig, FingerprintConfig
-from smdl_flower.data import load_test
+from smdl_flower.data import Images, load_test
 from smdl_flower.fingerprint import carriers, codes, embedding, extraction
 from smdl_flower.fingerprint.embedding import Mark
 from smdl_flower.home import OwnerHome
 from smdl_flower.interface.obstacles import Obstacle
 from smdl_flower.issuing import FidelityGate, IssueResult
+from smdl_flower.models import ModelSpec
 from smdl_flower.questioning import Question, question
 from smdl_flower.training import evaluate
 from smdl_flower.vault import BaseModel
@@ -55,6 +57,7 @@ class Sizes:
     trained: int
     queries: int
     words: int
+    unseen: Images | None
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,14 @@ def main() -> None:
     parser.add_argument("--trained", type=int, default=5, help="copies that thieves train")
     parser.add_argument("--queries", type=int, default=304)
     parser.add_argument("--words", type=int, default=20_000, help="of nobody, for calibration")
+    parser.add_argument(
+        "--unseen", type=Path, metavar="DIR", help="of MNIST's t10k-*-ubyte.gz: accuracy on those"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = Sizes(arguments.copies, arguments.trained, arguments.queries, arguments.words)
+    unseen = mnist_test(arguments.unseen) if arguments.unseen else None
+    sizes = Sizes(arguments.copies, arguments.trained, arguments.queries, arguments.words, unseen)
     bases = [OwnerHome.open(path).base_models()[0] for path in arguments.homes]
     rows: list[Row] = []
     for number, base in enumerate(bases):
@@ -152,8 +159,28 @@ def issued(number: int, base: BaseModel, sizes: Sizes, place: Path) -> tuple[Sub
     seconds = (time.process_time() - started) / sizes.copies
     copies = {r.customer: weights.read(r.path).weights for r in results if r.path}
     row = _issued_row(number, campaign.base_accuracy or 0.0, results)
-    costs = {"seconds": round(seconds, 2), "seconds_once": round(prepared, 1)}
-    return Subject(number, home, campaign.model, copies), row | costs
+    row |= {"seconds": round(seconds, 2), "seconds_once": round(prepared, 1)}
+    if sizes.unseen:
+        found = [accuracy(base.spec, w, sizes.unseen) for w in (base.weights, *copies.values())]
+        row |= {"unseen_base": found[0], "unseen": found[1:]}
+    return Subject(number, home, campaign.model, copies), row
+
+
+def mnist_test(folder: Path) -> Images:
+    """Return MNIST's 10,000 test images, none of which is in mnist-5k."""
+    pixels, labels = (
+        torch.frombuffer(
+            bytearray(gzip.decompress((folder / name).read_bytes())), dtype=torch.uint8
+        )[offset:]
+        for name, offset in (("t10k-images-idx3-ubyte.gz", 16), ("t10k-labels-idx1-ubyte.gz", 8))
+    )
+    classes = load_test(DATA).classes
+    return Images(pixels.reshape(-1, 1, 28, 28), labels.long(), classes)
+
+
+def accuracy(spec: ModelSpec, copy: Weights, images: Images) -> float:
+    """Return a copy's accuracy."""
+    return round(evaluate(models.from_weights(spec, copy), images).accuracy, 4)
 
 
 def _issued_row(number: int, base_accuracy: float, results: Sequence[IssueResult]) -> Row:
@@ -253,10 +280,7 @@ def judged(
     row = {"model": subject.number, "row": name, "named": f"{right} of {guilty}", "wrong": wrong}
     if stolen:
         images = load_test(DATA)
-        row["accuracy"] = [
-            evaluate(models.from_weights(subject.base.spec, w), images).accuracy
-            for w in stolen.values()
-        ]
+        row["accuracy"] = [accuracy(subject.base.spec, w, images) for w in stolen.values()]
     return row | ({"log10_p": [round(p, 1) for p in log_ps]} if log_ps else {})
 
 
