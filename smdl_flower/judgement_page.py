@@ -4,7 +4,7 @@ from pathlib import Path
 
 from smdl_flower import evidence, files, page, verdict_plots
 from smdl_flower.evidence import ASSUMPTIONS, versions
-from smdl_flower.judging import FILE, RECORDED, Judgement
+from smdl_flower.judging import CONTROL, FILE, RECORDED, Judgement
 
 NOT_SHOWN = (
     "when the commitment was made, unless its digest was published or a trusted authority stamped "
@@ -34,6 +34,7 @@ def write(judgement: Judgement, path: Path, *, key_checked: bool, published_chec
         names=", ".join(c.customer for c in judgement.confirmations),
         weakest=max((c.strongest.log10_p for c in confirmed), default=0.0),
         recorded=judgement.rests_on == RECORDED,
+        control=CONTROL if asked else "",
         key_checked=key_checked,
         published_checked=published_checked,
         decoys=verdict_plots.of_decoys(judgement.decoys),
@@ -70,7 +71,7 @@ anybody's guilt is.</dd>
 are those that the owner recorded; a suspect that answers otherwise today refutes
 nothing.{% endif %}
 {% if recorded %}<b>Ask the suspect anew (<code>--predictor</code>) before relying on it.</b>
-{% endif %}</dd>
+{% endif %}{% if control %}As a control, {{ control }}.{% endif %}</dd>
 <dt>Assumed</dt><dd>Fingerprints were secret, and fixed before the leak; all six assumptions are
 below.</dd>
 <dt>Not shown</dt><dd>Who passed it on: a copy may have been stolen, or merged with consent.</dd>

@@ -31,6 +31,9 @@ RECORDED = (
     "answers that the owner recorded: who the suspect is and what it said is the owner's word"
 )
 
+# A lying owner could have chosen images that any good model answers as one customer's copy does.
+CONTROL = "name a model of yours, which is nobody's, as --predictor: nothing may be confirmed of it"
+
 
 @dataclass(frozen=True)
 class Trust:

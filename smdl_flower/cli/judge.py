@@ -93,7 +93,8 @@ def judge(
     Evidence about a file needs the file. Evidence about a suspect that was asked is judged by the
     answers that the owner recorded, or, with --predictor, by asking the suspect the same images
     here: name it as smdl verify did. Whoever is asked can prepare for images that it was asked
-    before: that answers have changed refutes nothing.
+    before: that answers have changed refutes nothing. Then name a model of your own, as a control:
+    nothing may be confirmed of it.
 
     Exit codes: 0 all are confirmed, 10 one is not, 4 the evidence was changed or is not what was
     committed to, 3 the suspect is unsafe or unsupported, 11 it cannot be compared.
@@ -199,6 +200,8 @@ def _print(judgement: Judgement, *, key_checked: bool, published_checked: bool) 
             table.add_row(Text("" if number else c.customer), w.label(), *values, said)
     console.print(table)
     console.print(f"Computed from {judgement.rests_on}.")
+    if judgement.rests_on != judging.FILE:
+        console.print(f"As a control, {judging.CONTROL}.")
     if judgement.agreeing is not None:
         console.print(
             f"{judgement.agreeing} of {judgement.images} answers are those that were recorded."

@@ -81,6 +81,15 @@ def test_a_suspect_that_is_another_today_is_not_confirmed(
     assert judgement.agreeing < 64
 
 
+def test_of_a_model_that_is_nobodys_nothing_is_confirmed(
+    package: Path, asked_home: OwnerHome
+) -> None:
+    """The control that a judge is told to make; it would tell a pool that was made to fit."""
+    (base,) = asked_home.base_models()
+    judgement = judging.judge(package, Asking(served(base.weights)))
+    assert [c.confirmed for c in judgement.confirmations] == [False]
+
+
 @pytest.mark.parametrize(
     "answer", [lambda x: "cat", lambda x: np.full(len(x), 99), lambda x: 1 / 0]
 )
