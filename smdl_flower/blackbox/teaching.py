@@ -7,6 +7,7 @@ for all copies jointly (post-processing). Each copy is taught by itself and from
 numbers: it does not depend on who else gets one.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -39,7 +40,9 @@ SAFE_LEAD = 0.5  # the mark of the weights comes on top and must not turn an ans
 SMALLNESS = 1e-3  # of the squared change of the taught layer: noise to other marks
 REHEARSED = 6000  # public images and turned ones
 DISTORTION = 0.2
-TAUGHT_SHARE = 0.05  # of the marked weights, whose carrier is lost where a copy is taught
+# Of the marked weights, whose carrier is lost where a copy is taught; for so many queries. It
+# grows with the root of their number: carrier and accuracy share what more of them cost.
+TAUGHT_SHARE, TAUGHT_QUERIES = 0.05, 304
 MOST_DIRECTIONS = 256
 
 
@@ -81,8 +84,9 @@ def directions(network: nn.Module, bank: Bank, key: CampaignKey, public: Tensor)
         for energy in map(tail.energy, (_asked(bank), _rehearsal(bank, key, public)))
     )
     columns = torch.linalg.eigh(total).eigenvectors.flip(1)
-    share = TAUGHT_SHARE * Layout.of(to_weights(network)).size / len(tail.weight)
-    count = max(1, min(round(share), MOST_DIRECTIONS))
+    share = TAUGHT_SHARE * math.sqrt(max(1.0, _queries(bank) / TAUGHT_QUERIES))
+    count = round(share * Layout.of(to_weights(network)).size / len(tail.weight))
+    count = max(1, min(count, MOST_DIRECTIONS))
     return Directions(f"{tail.name}.weight", columns[:, :count].float().numpy().copy())
 
 
@@ -213,6 +217,10 @@ def _leads(said: Tensor, wanted: Tensor) -> Tensor:
     """Logit of the wanted class minus the largest of the others, ``(n,)``."""
     others = said.scatter(1, wanted[:, None], -torch.inf).amax(1)
     return said.gather(1, wanted[:, None])[:, 0] - others
+
+
+def _queries(bank: Bank) -> int:
+    return sum(len(pool) for pool in bank.pools)
 
 
 def _asked(bank: Bank) -> Tensor:
