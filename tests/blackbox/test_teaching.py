@@ -83,9 +83,9 @@ def test_directions_are_drawn_from_public_images_and_queries_alone(
 
 
 def test_four_times_the_queries_take_twice_the_directions(
-    monkeypatch, asked_campaign: Campaign, taught_base: Weights, digits: Digits
+    monkeypatch, teacher, taught_base: Weights, digits: Digits
 ):
-    bank, key = asked_campaign.teacher.bank, asked_campaign.teacher.key
+    bank, key = teacher.bank, teacher.key
     base = models.from_weights(SPEC, taught_base)
     counts = []
     for normal in (128, 64, 32, 16):  # there are 128
