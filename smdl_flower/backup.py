@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smdl_flower import checking, commitments, files, home_file
+from smdl_flower import checking, clock, commitments, files, home_file
 from smdl_flower.checking import Findings
 from smdl_flower.database import Row
 from smdl_flower.errors import IntegrityError
@@ -81,7 +81,7 @@ def back_up(home: Path, passphrase: str | None, out: Path, words: str) -> Backup
         export = owner.registry.export()
         chain = commitments.of_home(owner)
         parts = list(_parts(owner, [dict(row._asdict()) for row in export.rows], export.head))
-        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        created = clock.now()
         index = {
             "format": FORMAT,
             "created_at": created,

@@ -8,7 +8,6 @@ or have it time-stamped, and none can be put in earlier. When the master key is 
 signed by the old one names the new one, which signs all that follow.
 """
 
-import datetime
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smdl_flower import files, merkle, signing, weights
+from smdl_flower import clock, files, merkle, signing, weights
 from smdl_flower.blackbox.queries import Pool
 from smdl_flower.errors import IntegrityError
 from smdl_flower.evidence import versions
@@ -58,6 +57,11 @@ class Commitment:
     def digest(self) -> str:
         """SHA-256 of the envelope."""
         return signing.digest(self.envelope)
+
+    @property
+    def model_id(self) -> str:
+        """Short name of the base model that it is about; empty if it is about none."""
+        return self.subjects.get(BASE, "")[:16]
 
 
 def publish(home: OwnerHome, model: BaseModel) -> Commitment:
@@ -271,7 +275,7 @@ def _append(
     predicate = {
         **stated,
         "previous": chain[-1].digest if chain else FIRST,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": clock.now(),
         "versions": versions(),
     }
     home.require_writable()  # before a statement is out that could not be recorded

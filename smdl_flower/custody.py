@@ -4,9 +4,7 @@ From the commitments and the registry, of accused customers alone. How the suspe
 owner's hands is the owner's own account.
 """
 
-import datetime
-
-from smdl_flower import commitments
+from smdl_flower import clock, commitments
 from smdl_flower.evidence import Event, Verdict
 from smdl_flower.home import OwnerHome
 
@@ -24,7 +22,7 @@ def of(home: OwnerHome, verdict: Verdict, obtained: str = "") -> tuple[Event, ..
     if obtained:
         steps.append(Event("", f"Suspect obtained, as the owner says: {obtained}"))
     asked = verdict.queries is not None
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    now = clock.now()
     what = "Suspect asked; digest of its answers" if asked else "Suspect examined; its digest"
     return (*steps, Event(now, what, verdict.suspect.sha256))
 
@@ -35,12 +33,11 @@ def _committed(home: OwnerHome, verdict: Verdict) -> list[Event]:
         return []
     found = []
     for number, statement in enumerate(commitments.of_home(home), start=1):
-        model_id = statement.subjects.get(commitments.BASE, "")[:16]
-        if model_id not in models:
+        if statement.model_id not in models:
             continue
         stamped = commitments.stamp_file(home, number).exists()
         what = (
-            f"Base model {model_id}, the way of reading and the keys of "
+            f"Base model {statement.model_id}, the way of reading and the keys of "
             f"{statement.predicate['customers']} customers committed to"
             + (", time-stamped" if stamped else "")
             + "; digest of the statement"

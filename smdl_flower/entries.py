@@ -1,18 +1,13 @@
 """What the entries of the registry's log say, and all of them together."""
 
-import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from smdl_flower import clock
 from smdl_flower.chain import ROTATION
 from smdl_flower.errors import IntegrityError
 from smdl_flower.nodekeys import NodePublicKey
-
-
-def now() -> str:
-    """Return the time, UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ class DeliveryRecord:
     run: str
     statement: tuple[str, ...]
     signature: str
-    delivered_at: str = field(default_factory=now)
+    delivered_at: str = field(default_factory=clock.now)
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class AskedRecord:
     model_id: str
     pool: int
     suspect: str
-    asked_at: str = field(default_factory=now)
+    asked_at: str = field(default_factory=clock.now)
 
 
 @dataclass

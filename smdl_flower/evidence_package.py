@@ -8,14 +8,13 @@ key or word, and not the master key. ``statement.json`` signs the digests of all
 suspect.
 """
 
-import datetime
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from smdl_flower import commitments, files, merkle, weights
+from smdl_flower import clock, commitments, files, merkle, weights
 from smdl_flower.blackbox import recorded
 from smdl_flower.blackbox.recorded import Heard
 from smdl_flower.commitments import Commitment
@@ -120,7 +119,7 @@ def write(home: OwnerHome, verdict: Verdict, folder: Path) -> None:
             opening.write_keys(place)
     if verdict.queries:
         files.write_json(folder / ANSWERS, recorded.document(verdict.heard))
-    predicate = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    predicate = {"time": clock.now()}
     subjects = {SUSPECT: verdict.suspect.sha256, **dict(digests(folder))}
     signed = commitments.signer(home, chain).sign(subjects, KIND, predicate)
     files.write(folder / STATEMENT, signed)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sql
 
+from smdl_flower import clock
 from smdl_flower.chain import ROTATION, Append, Chain, Export, Meaning
 from smdl_flower.database import Row
 from smdl_flower.entries import (
@@ -20,7 +21,6 @@ from smdl_flower.entries import (
     DeliveryRecord,
     State,
     apply,
-    now,
     place,
 )
 from smdl_flower.errors import ConfigError, IntegrityError
@@ -190,7 +190,7 @@ class Registry:
             ConfigError: No such customer.
             IntegrityError: The customer has another copy of that model.
         """
-        copy = CopyRecord(model_id, customer, weights_sha256, now())
+        copy = CopyRecord(model_id, customer, weights_sha256, clock.now())
         with self._chain.writing() as (state, append):
             if customer not in state.customers:
                 raise ConfigError(f"customer {customer!r} is unknown; add it first")

@@ -18,12 +18,11 @@ from smdl_flower.errors import IntegrityError
 from smdl_flower.home import OwnerHome
 from smdl_flower.issuing import FidelityGate
 from smdl_flower.judging import Trust
-from smdl_flower.models import ModelSpec
 from smdl_flower.verifying import verify
+from tests.golden.make import CUSTOMERS, SETTINGS, SPEC
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if (path / "home").is_dir())
-CUSTOMERS = ("clinic-a", "bank-b")
 UNCHECKED = FidelityGate(images=None, max_accuracy_drop=0.0)
 
 
@@ -73,30 +72,16 @@ def test_a_home_goes_on_under_this_version(version: Path, tmp_path: Path) -> Non
     home = OwnerHome.open(version / "home")
     keys = len(home.keys)
     home.registry.add_customers(["newcomer"])
-    spec = ModelSpec("tiny:build", channels=1, classes=10, image_size=8)
-    config = FingerprintConfig.model_validate(
-        {
-            "fingerprint.where": "server",
-            "fingerprint.code-length": 32,
-            "fingerprint.code": "flat",
-            "fingerprint.code-coalition": 4,
-            "fingerprint.strength": 0.2,
-            "fingerprint.max-accuracy-drop": 0.01,
-            "fingerprint.queries": 0,
-            "fingerprint.query-pools": 1,
-            "fingerprint.imprint-images": False,
-            "demo-customers": 0,
-        }
-    )
+    config = FingerprintConfig.model_validate(SETTINGS)
     (model, *_) = home.base_models()
-    campaign = issuing.open_campaign(home, spec, model.weights, config, UNCHECKED)
+    campaign = issuing.open_campaign(home, SPEC, model.weights, config, UNCHECKED)
     again, new = issuing.issue(home, campaign, ["clinic-a", "newcomer"], tmp_path / "old")
     original = weights.read(version / "copies" / "clinic-a.safetensors").weights
     assert again.sha256 == weights.digest(original)
     assert new.path
     home = rotation.rotate(home.path, None).home
-    base = models.to_weights(models.build(spec, seed=9))
-    campaign = issuing.open_campaign(home, spec, base, config, UNCHECKED)
+    base = models.to_weights(models.build(SPEC, seed=9))
+    campaign = issuing.open_campaign(home, SPEC, base, config, UNCHECKED)
     (newest,) = issuing.issue(home, campaign, ["bank-b"], tmp_path / "new")
     backup.back_up(home.path, None, tmp_path / "backup", "words")
     published = commitments.of_home(home)[-1].digest

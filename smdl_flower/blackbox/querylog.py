@@ -7,7 +7,6 @@ end are only asked for again. A log holds digests and numbers of images, never a
 """
 
 import contextlib
-import datetime
 import fcntl
 import hashlib
 import json
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smdl_flower import files
+from smdl_flower import clock, files
 from smdl_flower.errors import ConfigError, IntegrityError, OutputExistsError
 from smdl_flower.fingerprint.keys import OwnerKey
 
@@ -80,7 +79,7 @@ class QueryLog:
     def append(self, rows: Mapping[int, Row]) -> None:
         """Keep what was said; when this returns it is on disk."""
         said = [[n, row if isinstance(row, int) else row.tolist()] for n, row in rows.items()]
-        line, self._mac = _line(self._key, self._mac, {"at": _now(), "answers": said})
+        line, self._mac = _line(self._key, self._mac, {"at": clock.now(), "answers": said})
         files.append(self.path, line)
         self.rows.update(rows)
 
@@ -137,7 +136,7 @@ def opened(folder: Path, key: OwnerKey, subject: Subject) -> Iterator[QueryLog]:
         {7: 3}
     """
     path = folder / subject.file_name()
-    header = {"format": FORMAT, "of": asdict(subject), "at": _now()}
+    header = {"format": FORMAT, "of": asdict(subject), "at": clock.now()}
     if not path.exists():
         with contextlib.suppress(OutputExistsError):  # another process was here first
             files.write(path, _line(key, bytes(32), header)[0], replace=False)
@@ -154,7 +153,3 @@ def _line(key: OwnerKey, previous: bytes, entry: dict[str, Any]) -> tuple[bytes,
     text = json.dumps(entry, sort_keys=True)
     mac = key.authenticate("query-log", previous + text.encode())
     return f'{{"entry": {text}, "mac": "{mac.hex()}"}}\n'.encode(), mac
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

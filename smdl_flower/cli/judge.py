@@ -157,7 +157,7 @@ def list_commitments(
             "sha256": c.digest,
             "time": c.predicate["time"],
             "about": _ABOUT[c.kind],
-            "model_id": c.subjects.get(commitments.BASE, "")[:16] or None,
+            "model_id": c.model_id or None,
             "customers": c.predicate.get("customers"),
             "stamped": commitments.stamp_file(owner, number).exists(),
         }
