@@ -37,8 +37,11 @@ CLOSED_BIASES = (
 )
 
 
-def require_disclosable(home: OwnerHome, verdict: Verdict) -> None:
+def require_disclosable(home: OwnerHome, verdict: Verdict) -> list[str]:
     """Refuse a verdict that a judge could not compute anew.
+
+    Returns:
+        As :func:`not_judged`: whom a judge cannot confirm all the same.
 
     Raises:
         ConfigError: No customer is named, not by what a judge can compute, or what was named was
@@ -62,8 +65,10 @@ def require_disclosable(home: OwnerHome, verdict: Verdict) -> None:
                 f"--disclose: nothing was committed to before copies of model {model_id} went out"
                 + (", or it lacks what this version judges" if newest else "")
             )
-    if not_judged(home, verdict) == [a.customer for a in verdict.accused]:
+    left = not_judged(home, verdict)
+    if left == [a.customer for a in verdict.accused]:
         raise ConfigError(f"--disclose: {CLOSED_BIASES}")
+    return left
 
 
 def not_judged(home: OwnerHome, verdict: Verdict) -> list[str]:

@@ -134,18 +134,15 @@ def _require_place(directory: Path | None, *, disclose: bool) -> None:
 
 
 def _write_report(owner: OwnerHome, verdict: Verdict, directory: Path, *, disclose: bool) -> None:
-    if disclose:
-        evidence_package.require_disclosable(owner, verdict)
+    left = evidence_package.require_disclosable(owner, verdict) if disclose else []
     with files.new_folder(directory) as draft:
         files.write_json(draft / evidence_package.VERDICT, verdict.to_json())
         verdict_page.write(verdict, draft / "report.html")
         if disclose:
             evidence_package.write(owner, verdict, draft)
-    if disclose:
-        left = evidence_package.not_judged(owner, verdict)
-        if left:
-            names = ", ".join(left)
-            messages.print(f"A judge cannot confirm {names}: {evidence_package.CLOSED_BIASES}")
+    if left:
+        names = ", ".join(left)
+        messages.print(f"A judge cannot confirm {names}: {evidence_package.CLOSED_BIASES}")
 
 
 def _require_one(suspect: Path | None, predictor: str | None, asking_options: bool) -> None:
